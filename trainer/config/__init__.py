@@ -1,0 +1,52 @@
+"""What a run is told to do, typed and checked before anything is touched.
+
+A doorway module: no torch here, so the launcher refuses a bad training
+configuration on the laptop, with the same words the host would have used.
+
+    text or file ── yaml.parse ──▶ mapping ── overrides.apply ──▶ mapping ── run_config ──▶ RunConfig
+"""
+
+from trainer.config.overrides import apply_overrides
+from trainer.config.problems import ConfigError, Problem
+from trainer.config.run import (
+    ACCEPTED_STAGES,
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SampleConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+    TrainConfig,
+    run_config,
+)
+from trainer.config.strict import Model, Strings, validated
+from trainer.config.yaml import dump_yaml, load_yaml, parse_yaml
+
+__all__ = [
+    "ACCEPTED_STAGES",
+    "CheckpointConfig",
+    "ConfigError",
+    "DataConfig",
+    "EvalConfig",
+    "LogConfig",
+    "Model",
+    "ModelConfig",
+    "OptimConfig",
+    "Problem",
+    "RunConfig",
+    "SampleConfig",
+    "ScheduleConfig",
+    "Strings",
+    "TokenizerConfig",
+    "TrainConfig",
+    "apply_overrides",
+    "dump_yaml",
+    "load_yaml",
+    "parse_yaml",
+    "run_config",
+    "validated",
+]
