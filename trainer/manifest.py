@@ -5,7 +5,9 @@ that names every file with its bytes and sha256. It is built as
 `step_00000500.tmp/`, fsynced and renamed; whatever ends in `.tmp` is invisible.
 
 A doorway module, and standard library only: on a host without any package,
-`python3 manifest.py list DIR` prints the whole checkpoints as JSON.
+`python3 manifest.py list DIR` prints the whole checkpoints as JSON, and
+`python3 manifest.py remove CHECKPOINT SHA256` removes one, provided that its
+MANIFEST.json still has that hash.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 FILE_NAME = "MANIFEST.json"
 FORMAT = 1
-_STEP = re.compile(r"step_(\d{8,})")
+_STEP = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})")
 
 
 class BrokenCheckpoint(Exception):
@@ -72,11 +76,12 @@ def parse_manifest(text: str) -> Manifest:
             raise BrokenCheckpoint(f"{FILE_NAME} has format {raw['format']}, this version reads {FORMAT}")
         files = {str(name): FileEntry(int(e["bytes"]), str(e["sha256"])) for name, e in raw["files"].items()}
         manifest = Manifest(step=int(raw["step"]), files=files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BrokenCheckpoint(f"{FILE_NAME} cannot be read ({type(error).__name__})") from error
     for name in files:
         # A manifest comes from a rented machine: it must not reach outside the checkpoint.
-        if not name or name.startswith("/") or "\\" in name or ".." in name.split("/") or name == FILE_NAME:
+        parts = name.split("/")
+        if {"", ".", ".."} & set(parts) or "\\" in name or "\0" in name or name == FILE_NAME:
             raise BrokenCheckpoint(f"{FILE_NAME} names `{name}`, which is no file of a checkpoint")
     return manifest
 
@@ -99,14 +104,24 @@ def verify(checkpoint: Path) -> Manifest:
     """The manifest, after every file was read and found to match. Raises BrokenCheckpoint naming the first misfit."""
     manifest = read_manifest(checkpoint)
     for name, entry in manifest.files.items():
-        path = checkpoint / name
-        if path.is_symlink() or not path.is_file():
-            raise BrokenCheckpoint(f"`{name}` is missing")
-        if path.stat().st_size != entry.bytes:
-            raise BrokenCheckpoint(f"`{name}` has {path.stat().st_size} bytes, {entry.bytes} were written")
+        verify_file(checkpoint, name, entry)
+    return manifest
+
+
+def verify_file(checkpoint: Path, name: str, entry: FileEntry) -> None:
+    """Read one file of a checkpoint and compare it with its entry. Raises BrokenCheckpoint saying how they differ."""
+    path = checkpoint / name
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise BrokenCheckpoint(f"`{name}` is no regular file")
+        if path.lstat().st_size != entry.bytes:
+            raise BrokenCheckpoint(f"`{name}` has {path.lstat().st_size} bytes, {entry.bytes} were written")
         if sha256_of(path) != entry.sha256:
             raise BrokenCheckpoint(f"`{name}` is not what was written (sha256 differs)")
-    return manifest
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BrokenCheckpoint(f"`{name}` is missing") from error
+    except OSError as error:
+        raise BrokenCheckpoint(f"`{name}` cannot be read ({error.strerror})") from error
 
 
 def publish(building: Path) -> Path:
@@ -140,10 +155,30 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint so that no reader ever sees half of it: hide by rename first."""
+    """Delete a checkpoint so that no reader ever sees half of it: hide by rename first.
+
+    Rotation and `gptops sync` may both do it: what the other already took away is no error, and what a killed
+    removal left behind goes with it.
+    """
     hidden = checkpoint.with_name(checkpoint.name + ".removed.tmp")
-    checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
+    _remove_tree(hidden)
+    try:
+        checkpoint.rename(hidden)
+    except FileNotFoundError:
+        return
+    _remove_tree(hidden)
+
+
+def _remove_tree(folder: Path) -> None:
+    """Delete a folder, together with somebody who is deleting it at the same time."""
+
+    def ignore_missing(_function: object, _path: str, problem: tuple[type, BaseException, object]) -> None:
+        if not isinstance(problem[1], FileNotFoundError):
+            raise problem[1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # onexc is its new name, from Python 3.12 on only
+        shutil.rmtree(folder, onerror=ignore_missing)
 
 
 def sha256_of(path: Path) -> str:
@@ -170,19 +205,35 @@ def _listing(folder: Path) -> list[dict[str, object]]:
     for path in checkpoints(folder):
         try:
             read_manifest(path)
-            rows.append({"name": path.name, "manifest": (path / FILE_NAME).read_text(encoding="utf-8")})
+            text = (path / FILE_NAME).read_bytes().decode(errors="replace")  # byte for byte: its hash is compared
+            rows.append({"name": path.name, "manifest": text})
         except (BrokenCheckpoint, OSError) as error:  # removed by rotation in between, or broken: not whole
             rows.append({"name": path.name, "broken": str(error)})
     return rows
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("list", "verify"):
-        sys.exit("usage: manifest.py list FOLDER | manifest.py verify CHECKPOINT")
-    if sys.argv[1] == "list":
-        print(json.dumps(_listing(Path(sys.argv[2]))))
+def _remove_if(checkpoint: Path, manifest_sha256: str) -> None:
+    """Remove a checkpoint that is still the one meant; already gone is success. Raises BrokenCheckpoint otherwise."""
+    path = checkpoint / FILE_NAME
+    if path.is_file() and sha256_of(path) != manifest_sha256:
+        raise BrokenCheckpoint("its manifest changed; it was left alone")
+    remove(checkpoint)
+
+
+def _main(arguments: list[str]) -> None:
+    # No `match`: a bare host's python3 may be as old as 3.8.
+    if arguments[:1] == ["list"] and len(arguments) == 2:
+        print(json.dumps(_listing(Path(arguments[1]))))
+    elif arguments[:1] == ["verify"] and len(arguments) == 2:
+        print(verify(Path(arguments[1])).to_json(), end="")
+    elif arguments[:1] == ["remove"] and len(arguments) == 3:
+        _remove_if(Path(arguments[1]), arguments[2])
     else:
-        try:
-            print(verify(Path(sys.argv[2])).to_json(), end="")
-        except BrokenCheckpoint as error:
-            sys.exit(f"{sys.argv[2]}: {error}")
+        sys.exit("usage: manifest.py list FOLDER | verify CHECKPOINT | remove CHECKPOINT MANIFEST_SHA256")
+
+
+if __name__ == "__main__":
+    try:
+        _main(sys.argv[1:])
+    except (BrokenCheckpoint, OSError) as error:
+        sys.exit(f"{sys.argv[2]}: {error}")
