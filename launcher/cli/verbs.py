@@ -1,0 +1,71 @@
+"""The verbs, in the order a person meets them, each imported when it is called.
+
+A verb's module has a Typer `app` with the verb as one of its commands. Only
+`gptops --help` imports them all; `gptops ps` waits for nobody else's imports.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import typer.core
+import typer.main
+
+from launcher.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word after `gptops`."""
+
+    name: str
+    module: str
+    panel: str
+    """The heading it stands under in `gptops --help`."""
+
+
+class Escaped(Exception):
+    """Carries its cause past Typer, which turns Ctrl-C and broken pipes into silent exits."""
+
+
+START, MACHINES, RUNS = "Start", "Machines", "Runs"
+
+VERBS = (Verb("schema", "launcher.cli.project", START),)
+
+
+class VerbGroup(typer.core.TyperGroup):
+    """Finds a verb's command in its module, and lets no exception be swallowed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [verb.name for verb in VERBS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            for verb in VERBS:
+                if verb.name == cmd_name:
+                    self.commands[cmd_name] = _command(verb)
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            meant = f" (did you mean `{near[0]}`?)" if near else ""
+            raise UsageError(f"there is no verb `{args[0]}`{meant}", hint="gptops --help")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, EOFError, OSError) as error:
+            raise Escaped from error
+
+
+def _command(verb: Verb) -> typer.core.TyperCommand:
+    group = typer.main.get_group(importlib.import_module(verb.module).app)
+    command = group.commands[verb.name]
+    assert isinstance(command, typer.core.TyperCommand), verb
+    command.rich_help_panel = verb.panel
+    return command
