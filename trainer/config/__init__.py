@@ -7,7 +7,7 @@ configuration on the laptop, with the same words the host would have used.
 """
 
 from trainer.config.overrides import apply_overrides
-from trainer.config.problems import ConfigError, Problem
+from trainer.config.problems import ConfigError, Problem, did_you_mean
 from trainer.config.run import (
     ACCEPTED_STAGES,
     CheckpointConfig,
@@ -44,6 +44,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "apply_overrides",
+    "did_you_mean",
     "dump_yaml",
     "load_yaml",
     "parse_yaml",

@@ -22,7 +22,9 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]
 class Model(BaseModel):
     """A section of a configuration: frozen, strict, self-describing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,8 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 def validated(model: type[M], value: Any, *, source: str, at: str = "") -> M:
     """`value` as a `model`. Raises ConfigError that names `source`, the path below `at`, and each value."""
     if not isinstance(value, Mapping):
-        seen = "nothing" if value is None else _shown(value)
-        raise ConfigError([Problem(source, at, f"must be a mapping of keys to values, not {seen}")])
+        raise ConfigError([Problem(source, at, f"must be a mapping of keys to values, not {_shown(value)}")])
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -51,11 +52,13 @@ def _message(model: type[BaseModel], detail: ErrorDetails, path: list[str | int]
         known = list(_fields_at(model, path[:-1]))
         return f"unknown key{did_you_mean(str(path[-1]), known) or '; known here: ' + ', '.join(known)}"
     if kind == "missing":
-        return "is required and missing"
+        return f"is required and missing{_choices(model, path)}"
     if kind in ("literal_error", "enum"):
         allowed = context["expected"]
         words = allowed.replace("'", "").replace(" or ", ", ").split(", ")
         return f"{_shown(seen)} is not one of {allowed}{did_you_mean(str(seen), words)}"
+    if kind in _WANTED and seen is None:
+        return f"is empty; leave the key out, or give it {_WANTED[kind]}"
     if kind in _WANTED:
         return f"{_shown(seen)} is not {_WANTED[kind]}{_quoted_number(seen)}"
     if kind in ("value_error", "assertion_error"):
@@ -88,7 +91,17 @@ def _quoted_number(seen: Any) -> str:
     return ""
 
 
+def _choices(model: type[BaseModel], path: list[str | int]) -> str:
+    for part in path[:-1]:
+        model = _inner_model(model, part) or model
+    field = model.model_fields.get(str(path[-1]))
+    words = typing.get_args(field.annotation) if field and typing.get_origin(field.annotation) is typing.Literal else ()
+    return f"; one of: {', '.join(str(word) for word in words)}" if words else ""
+
+
 def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "`true`", False: "`false`"}[value]
     text = repr(value) if isinstance(value, str) else str(value)
     return f"`{text if len(text) <= 80 else text[:77] + '...'}`"
 
