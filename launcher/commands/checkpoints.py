@@ -18,6 +18,11 @@ def list_checkpoints(folder: PurePosixPath) -> Command:
     return _manifest_program("list", str(folder))
 
 
+def verify_checkpoint(checkpoint: PurePosixPath) -> Command:
+    """Read every file of one checkpoint there; a non-zero exit says that it is damaged."""
+    return _manifest_program("verify", str(checkpoint))
+
+
 def remove_checkpoint(checkpoint: PurePosixPath, manifest_sha256: str) -> Command:
     """Remove a checkpoint so that no reader sees half of it, provided its manifest still has this hash."""
     return _manifest_program("remove", str(checkpoint), manifest_sha256)
