@@ -1,0 +1,135 @@
+"""Which files are the corpus.
+
+One file, or every .txt, .md, .jsonl and .parquet below a folder, in one order
+on every machine. What is inside them is for readers.py. Names that begin with
+a dot are left out; so are other kinds of files, and their number is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.errors import DataError
+from trainer.quoting import pasteable, shown
+
+SAMPLE = "sample"
+"""What `data.path` says for the plays that ship with the trainer."""
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a corpus, as it was when it was found."""
+
+    path: Path
+    name: str
+    """Relative to the corpus, so that a corpus that was moved is still the same."""
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The files of a corpus, in their order."""
+
+    path: Path
+    files: tuple[SourceFile, ...]
+    ignored: int
+    """Files in the folder of a kind that is not read."""
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    def stamp(self) -> list[tuple[str, int, int]]:
+        """What changes when a file is added, removed, renamed or written."""
+        return [(file.name, file.bytes, file.mtime_ns) for file in self.files]
+
+
+def corpus_path(path: str) -> Path:
+    """What `data.path` means: `sample`, or a path that starts at the current folder or at `~`."""
+    return Path(__file__).with_name("shakespeare.txt") if path == SAMPLE else Path(path).expanduser()
+
+
+def find_corpus(path: Path) -> Corpus:
+    """The files below `path`. Raises DataError where there are none, or one cannot be reached."""
+    state = _stat(path)
+    if stat.S_ISDIR(state.st_mode):
+        return _folder(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{shown(path)} is not a kind of file that can be read",
+            why=f"its name ends in `{path.suffix}`; read are {', '.join(SUFFIXES)}, and folders of them",
+            hint=f"if it is plain text: `cp {pasteable(path)} {pasteable(path.with_suffix('.txt'))}`",
+        )
+    return Corpus(path, (_source_file(path, path.name, state),), ignored=0)
+
+
+def _folder(root: Path) -> Corpus:
+    files, others = [], Counter[str]()
+    for path in sorted(_walk(root, frozenset()), key=lambda path: os.fsencode(path.relative_to(root).as_posix())):
+        state = _stat(path)
+        if path.suffix.lower() in SUFFIXES and stat.S_ISREG(state.st_mode):
+            files.append(_source_file(path, path.relative_to(root).as_posix(), state))
+        else:
+            others[path.suffix.lower() or "no ending"] += 1
+    if not files:
+        seen = ", ".join(f"{count} with {suffix}" for suffix, count in others.most_common(5))
+        raise DataError(
+            f"there is no text in {shown(root)}",
+            why=f"read are {', '.join(SUFFIXES)}; " + (f"the folder has {seen}" if seen else "the folder is empty"),
+            hint=f"`find {pasteable(root)} -type f | head` shows what is there",
+        )
+    return Corpus(root, tuple(files), ignored=sum(others.values()))
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Every file below `folder`. Links are followed, but not in circles."""
+    state = _stat(folder)
+    above |= {(state.st_dev, state.st_ino)}
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise _unreachable(folder, error) from error
+    for entry in entries:
+        path = folder / entry.name
+        if not entry.is_dir():
+            yield path
+        elif (_stat(path).st_dev, _stat(path).st_ino) not in above:
+            yield from _walk(path, above)
+
+
+def _source_file(path: Path, name: str, state: os.stat_result) -> SourceFile:
+    return SourceFile(path, name, state.st_size, state.st_mtime_ns)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _unreachable(path, error) from error
+    except ValueError as error:  # a NUL in the path
+        raise DataError(f"{shown(path)} cannot be a path", why=str(error)) from error
+
+
+def _unreachable(path: Path, error: OSError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return DataError(f"{shown(path)} is a link to nothing", hint=f"`ls -l {pasteable(path)}`")
+        where = "" if path.is_absolute() else f"; relative paths start at {shown(Path.cwd())}"
+        return DataError(
+            f"there is no corpus at {shown(path)}",
+            why=f"no such file or folder{where}",
+            hint="give one with `data.path=FILE_OR_FOLDER`, or use the plays that ship here: `data.path=sample`",
+        )
+    if isinstance(error, PermissionError):
+        return DataError(
+            f"may not read {shown(path)}", why="permission denied", hint=f"`sudo chmod -R a+rX {pasteable(path)}`"
+        )
+    return DataError(f"cannot read {shown(path)}", why=error.strerror or str(error))

@@ -1,0 +1,45 @@
+"""Cut a long text where cutting changes no id.
+
+A tokenizer must not be given gigabytes at once, and one book should keep every
+core busy. All BPE tokenizers here split text with GPT-2's pattern first, and no
+match of that pattern reaches from a non-space into a following space. So a cut
+in front of a space or newline that follows a non-space gives the same ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+PIECE_CHARACTERS = 1 << 17
+"""Longest piece. tiktoken 0.14 dies of a stack overflow on 500,000 characters of white space; 262,144 were fine."""
+
+_CUT = re.compile(r"(?<=\S)[ \n]")
+_TAIL = 1 << 10
+
+
+def pieces(blocks: Iterable[str], limit: int = PIECE_CHARACTERS) -> Iterator[str]:
+    """The text of `blocks`, joined and cut into pieces of at most `limit` characters.
+
+    Where the cuts are depends on the text alone, not on the blocks. A stretch of `limit` characters without any
+    place to cut is cut hard: such a text decodes the same, its ids may differ from those of the whole.
+    """
+    rest = ""
+    for block in blocks:
+        text, start = rest + block, 0
+        while len(text) - start > limit:
+            end = _last_cut(text, start, start + limit)
+            yield text[start:end]
+            start = end
+        rest = text[start:]
+    if rest:
+        yield rest
+
+
+def _last_cut(text: str, start: int, end: int) -> int:
+    """The last place in (start, end] where a cut changes nothing, else `end`."""
+    for first in (max(start + 1, end - _TAIL), start + 1):
+        found = [match.start() for match in _CUT.finditer(text, first, end + 1)]
+        if found:
+            return found[-1]
+    return end

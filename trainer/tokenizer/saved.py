@@ -1,0 +1,75 @@
+"""A tokenizer as a folder: `identity.json` says which one it is, the files beside it make it.
+
+What is loaded is checked against the identity that was saved, so a tokenizer
+that was edited or mixed up is refused before it turns text into wrong ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.config import TokenizerConfig
+from trainer.errors import DataError
+from trainer.quoting import shown
+from trainer.tokenizer.base import IDENTITY_FILE, Tokenizer
+from trainer.tokenizer.bpe import loaded_bpe
+from trainer.tokenizer.gpt2 import downloaded_gpt2, loaded_gpt2
+from trainer.tokenizer.raw_bytes import BytesTokenizer
+
+
+def open_tokenizer(config: TokenizerConfig, folder: Path | None = None) -> Tokenizer:
+    """The tokenizer `config` asks for: from `folder` if given, else made anew. Raises DataError."""
+    if folder is not None:
+        tokenizer = load_tokenizer(folder)
+        if tokenizer.kind != config.kind or tokenizer.vocab_size > config.vocab_size:
+            raise DataError(
+                f"the tokenizer in {shown(folder)} is not the one asked for",
+                why=f"it is `{tokenizer.kind}` with {tokenizer.vocab_size} tokens, "
+                f"data.tokenizer says `{config.kind}` with {config.vocab_size}",
+                hint=f"`data.tokenizer.kind={tokenizer.kind}`"
+                + (f" and `data.tokenizer.vocab_size={tokenizer.vocab_size}`" if tokenizer.kind == "bpe" else ""),
+            )
+        return tokenizer
+    if config.kind == "bytes":
+        return BytesTokenizer()
+    if config.kind == "gpt2":
+        return downloaded_gpt2()
+    raise DataError(
+        "there is no trained bpe tokenizer yet",
+        why="it is trained when the corpus is prepared",
+        hint="`python -m trainer prepare data.tokenizer.kind=bpe`",
+    )
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer a folder holds. Raises DataError where it is missing or not what was saved."""
+    path = folder / IDENTITY_FILE
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        kind, identity = str(saved["kind"]), str(saved["sha256"])
+    except OSError as error:
+        raise DataError(
+            f"there is no tokenizer in {shown(folder)}", why=f"{IDENTITY_FILE}: {error.strerror}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{shown(path)} is damaged", why=f"{type(error).__name__}: {error}") from error
+    if kind not in _LOADERS:
+        raise DataError(
+            f"{shown(path)} names the unknown tokenizer `{kind}`", why="this version knows bytes, gpt2, bpe"
+        )
+    tokenizer = _LOADERS[kind](folder)
+    if tokenizer.identity != identity:
+        raise DataError(
+            f"the tokenizer in {shown(folder)} is not the one that was saved there",
+            why=f"its identity is {tokenizer.identity[:12]}, {identity[:12]} was saved",
+        )
+    return tokenizer
+
+
+_LOADERS: dict[str, Callable[[Path], Tokenizer]] = {
+    "bytes": lambda _: BytesTokenizer(),
+    "gpt2": loaded_gpt2,
+    "bpe": loaded_bpe,
+}
