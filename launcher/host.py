@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from launcher.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,26 @@ class Address:
     port: int
     user: str
 
+    def __post_init__(self) -> None:
+        # These words stand in an ssh_config and on command lines, where a newline or a leading `-` would be an order.
+        if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", self.user):
+            raise UsageError(f"{self.user!r} is no user name")
+        if not re.fullmatch(r"[A-Za-z0-9:_][A-Za-z0-9:._%-]*", self.host):
+            raise UsageError(f"{self.host!r} is no host name or address")
+        if not 1 <= self.port <= 65535:
+            raise UsageError(f"{self.port} is no port", why="1 to 65535 are allowed")
+
     def __str__(self) -> str:
         return f"{self.user}@{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """`user@name:port`; the user is root and the port 22 where left out."""
+    user, _, rest = text.rpartition("@")
+    host, separator, port = rest.partition(":")
+    if separator and not port.isdecimal():
+        raise UsageError(f"{text!r} is no address", why="expected user@name:port, user@name or name")
+    return Address(host, int(port) if port else 22, user or "root")
 
 
 @dataclass(frozen=True)

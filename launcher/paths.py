@@ -29,11 +29,6 @@ class StatePaths:
         return self.root / "keys" / "id_ed25519"
 
     @property
-    def known_hosts(self) -> Path:
-        """gptops' own: one line a host, under its HostKeyAlias, never the user's ~/.ssh."""
-        return self.root / "known_hosts"
-
-    @property
     def locks(self) -> Path:
         return self.root / "locks"
 
@@ -43,8 +38,12 @@ class StatePaths:
         return self.root / "audit.jsonl"
 
     def host(self, name: str) -> Path:
-        """Folder of one open host: its ssh_config."""
+        """Folder of one open host: its pinned key, its ssh_config. Gone when the host is."""
         return self.root / "hosts" / name
+
+    def known_hosts(self, name: str) -> Path:
+        """gptops' own, one a host, so that two processes never write the same file; never the user's ~/.ssh."""
+        return self.host(name) / "known_hosts"
 
     def provider(self, provider: str) -> Path:
         """Folder of a provider that keeps its own books (`local`, `ssh`)."""

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from launcher.host import Host
+from launcher.rsync import OnProgress, RsyncOutcome
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Transport(Protocol):
         """The host it talks to."""
         ...
 
+    @property
+    def rsh(self) -> str:
+        """The value of rsync's `-e`; the host is then called `host.alias`."""
+        ...
+
     def run(self, command: Command, *, timeout_seconds: float = 60.0) -> Result:
         """Run to its end in the remote home. Raises Unreachable when no answer came in time, HostRefused on keys."""
         ...
@@ -53,7 +59,9 @@ class Transport(Protocol):
         """The OpenSSH client's command line for something long, sharing one master connection."""
         ...
 
-    def push(self, files: Sequence[str], source: Path, target: PurePosixPath) -> None:
+    def push(
+        self, files: Sequence[str], source: Path, target: PurePosixPath, *, on_progress: OnProgress | None = None
+    ) -> RsyncOutcome:
         """Copy `files` (relative to `source`, any bytes in their names) into the remote folder `target`, by rsync."""
         ...
 
