@@ -98,6 +98,11 @@ class RemoteRun:
         return REMOTE_ROOT / self.run_id
 
     @property
+    def preparing(self) -> PurePosixPath:
+        """Where it is put together; renamed to `root` at the moment it starts, so nobody finds half a run."""
+        return REMOTE_ROOT / "preparing" / self.run_id
+
+    @property
     def code(self) -> PurePosixPath:
         return self.root / "code"
 
