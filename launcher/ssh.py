@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 from launcher.clock import Clock
 from launcher.errors import GptopsError, HostRefused, HostUnfit, Unreachable
 from launcher.host import Address, Host
-from launcher.paths import state_paths
+from launcher.ledger import InstanceRow
+from launcher.paths import StatePaths, state_paths
 from launcher.pinning import changed_key, pinned_key, unpinned
+from launcher.providers.base import Instance
 from launcher.rsync import COMMON_OPTIONS, OnProgress, RsyncOutcome, run_rsync
 from launcher.ssh_config import (
     ALIVE_INTERVAL_SECONDS,
@@ -47,6 +49,12 @@ PARTIAL_DIR = ".rsync-partial"
 def open_transport(host: Host, clock: Clock) -> SshTransport:
     """A transport to `host`; it connects at the first command."""
     return SshTransport(host, clock, control_sockets=state_paths().control_sockets)
+
+
+def host_of(row: InstanceRow, instance: Instance, state: StatePaths) -> Host:
+    """What the transport needs to reach an instance as the provider describes it now."""
+    identity = Path(instance.identity_file) if instance.identity_file else state.private_key
+    return Host(row.name, instance.addresses, identity, state.known_hosts(row.name))
 
 
 class SshTransport:
@@ -219,7 +227,7 @@ class SshTransport:
             return HostRefused(
                 f"the key {self._host.identity_file} needs a passphrase",
                 why="gptops works unattended and asks no agent",
-                hint="use a key without one, or gptops' own: leave identity_file out; `gptops doctor` shows the line to add",
+                hint="use a key without one, or gptops' own: leave identity_file out, see `gptops doctor`",
             )
         if isinstance(error, paramiko.AuthenticationException):
             return HostRefused(

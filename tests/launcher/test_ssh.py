@@ -143,8 +143,8 @@ def test_a_connection_killed_since_the_last_command_is_replaced(fresh_host: Call
 
 def test_a_connection_lost_in_the_middle_is_never_an_exit_code(fresh_host: Callable[[], SshHost]) -> None:
     transport = fresh_host().transport()
+    code = f"print('half', flush=True); {SESSIONS}; [p.kill() for p in sessions]; time.sleep(60)"
     with pytest.raises(Unreachable, match="lost"):
-        code = f"print('half', flush=True); {SESSIONS}; [p.kill() for p in sessions]; time.sleep(60)"
         transport.run(python(code), timeout_seconds=20)
     transport.close()
 

@@ -1,0 +1,30 @@
+"""The provider behind a word in jobs.yaml, imported only when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from launcher.errors import UsageError
+from launcher.paths import StatePaths
+from launcher.providers.base import Provider
+from launcher.providers.static_host import StaticHost
+
+AVAILABLE = ("local", "ssh")
+"""What this version has; jobs.yaml may name others, which come later."""
+
+
+def open_provider(name: str, state: StatePaths, *, hosts: Mapping[str, StaticHost] | None = None) -> Provider:
+    """The provider called `name`. `hosts`: the static machines that `ssh` may offer."""
+    if name == "local":
+        from launcher.providers.local import LocalProvider  # late: only what is asked for
+
+        return LocalProvider(state.provider("local"))
+    if name == "ssh":
+        from launcher.providers.ssh import SshProvider
+
+        return SshProvider(state.provider("ssh"), hosts or {})
+    raise UsageError(
+        f"this gptops has no provider `{name}`",
+        why=f"it has: {', '.join(AVAILABLE)}",
+        hint="write `provider: local` or `provider: ssh` in jobs.yaml, or use --provider",
+    )
