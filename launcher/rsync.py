@@ -41,15 +41,24 @@ def run_rsync(
     *,
     receiver: Literal["here", "host"],
     host_name: str,
+    pass_fds: Sequence[int] = (),
 ) -> RsyncOutcome:
-    """Run `argv` (with COMMON_OPTIONS in it). `receiver` says whose disk was written, for the error."""
+    """Run `argv` (with COMMON_OPTIONS in it). `receiver` says whose disk was written, for the error.
+
+    `pass_fds` stay open in rsync (its ssh closes them): a lock lasts as long as an rsync that outlives us.
+    """
     with tempfile.TemporaryFile() as feed, tempfile.TemporaryFile() as complaints:
         feed.write(stdin)
         feed.seek(0)
         try:
             # C locale: the words and the digits below are rsync's own.
             child = subprocess.Popen(
-                argv, stdin=feed, stdout=subprocess.PIPE, stderr=complaints, env={**os.environ, "LC_ALL": "C"}
+                argv,
+                stdin=feed,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                env={**os.environ, "LC_ALL": "C"},
+                pass_fds=pass_fds,
             )
         except FileNotFoundError as error:
             raise LocalFault(
