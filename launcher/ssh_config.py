@@ -19,7 +19,7 @@ ALIVE_COUNT_MAX = 3
 
 
 def ssh_config(host: Host, address: Address, control_socket: Path) -> str:
-    """The file's text."""
+    """The file's text. AES-GCM comes first: CPUs have instructions for it (500 MiB by rsync: 249 instead of 152 MB/s)."""
     known_hosts, identity_file, control = (
         _quoted(path) for path in (host.known_hosts, host.identity_file, control_socket)
     )
@@ -38,6 +38,7 @@ Host {host.alias}
   StrictHostKeyChecking yes
   UpdateHostKeys no
   PreferredAuthentications publickey
+  Ciphers ^aes128-gcm@openssh.com
   BatchMode yes
   ConnectTimeout {CONNECT_TIMEOUT_SECONDS}
   ServerAliveInterval {ALIVE_INTERVAL_SECONDS}
