@@ -1,4 +1,4 @@
-"""Measure a host before money is spent on it: the login, the links, the disk, the GPUs, and one checkpoint there and back.
+"""Measure a host before money is spent on it: login, links, disk, GPUs, one checkpoint there and back.
 
 Everything is done the way a run does it: the same SSH, the same rsync, the
 same sync with the same verification. It judges nothing (preflight_checks.py)

@@ -83,6 +83,7 @@ def sync_once(sync: Sync, *, has_ended: bool, known_bad: frozenset[str] = frozen
         _bring_home(sync, checkpoint, done, known_bad)
     if sync.policy.delete_remote:
         _prune(sync, done, has_ended)
+    _sweep(sync, done.listing)
     return done
 
 
@@ -111,7 +112,6 @@ def _pull(sync: Sync, checkpoint: RemoteCheckpoint, done: SyncPass) -> None:
         now = listing.find(checkpoint.step)
         if now is not None and now.manifest_sha256 == checkpoint.manifest_sha256:
             raise
-        _sweep(sync, listing)
         return  # rotation took it away meanwhile: nothing is missing
     crashpoint("sync:committed")
     _record(sync, checkpoint)

@@ -1,0 +1,108 @@
+"""Checkpoints on a test's host, and a sync of them: what the tests of sync share."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.clock import SystemClock
+from launcher.ledger import Ledger, RunRow, RunState
+from launcher.lock import hold
+from launcher.paths import LocalRun, RemoteRun
+from launcher.pull import Pulled, Puller
+from launcher.remote_checkpoints import Listing, list_remote
+from launcher.sync import Policy, Sync, SyncPass, sync_once
+from launcher.transport import Transport
+from tests.launcher.conftest import SshHost
+from trainer import manifest
+
+FILES = {
+    "model.safetensors": os.urandom(200_000),
+    "optimizer.safetensors": os.urandom(400_000),
+    "train_state.json": b"{}",
+}
+
+
+def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes] = FILES) -> Path:
+    """A whole checkpoint, published as the trainer does it."""
+    building = folder / f"{manifest.step_name(step)}.tmp"
+    for name, content in files.items():
+        path = building / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return manifest.publish(building)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+@dataclass
+class Scene:
+    """One run: its folder on the host as this machine sees it, its home, its ledger."""
+
+    host: SshHost
+    transport: Transport
+    home: LocalRun
+    ledger: Ledger
+    run_id: str = field(default_factory=lambda: f"run-{uuid.uuid4().hex[:8]}")
+    announced: list[Pulled] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ledger.add_run(
+            RunRow(
+                run_id=self.run_id, job="demo", host_name=self.host.host.name, instance_label=self.host.instance.label,
+                project_root="", local_root=str(self.home.root), created_at=0.0, state=RunState.RUNNING, exit_code=None,
+                delete_remote=True, keep_remote=2,
+            )
+        )  # fmt: skip
+
+    @property
+    def remote(self) -> RemoteRun:
+        return RemoteRun(self.run_id)
+
+    @property
+    def there(self) -> Path:
+        """The host's checkpoints folder."""
+        return self.host.home / self.remote.checkpoints
+
+    @property
+    def here(self) -> Path:
+        return self.home.checkpoints
+
+    def publish(self, *steps: int, files: Mapping[str, bytes] = FILES) -> None:
+        """The trainer saves."""
+        for step in steps:
+            write_checkpoint(self.there, step, files)
+
+    def listing(self) -> Listing:
+        return list_remote(self.transport, self.remote.checkpoints)
+
+    @contextmanager
+    def opened(self, policy: Policy | None = None) -> Iterator[Sync]:
+        clock = SystemClock()
+        with hold(self.home.root.with_suffix(".lock"), "a test", clock) as lock:
+            silent = lambda *_: nullcontext(lambda _done: None)  # noqa: E731
+            puller = Puller(self.transport, self.remote.checkpoints, self.home, clock, silent, lock)
+            yield Sync(self.run_id, puller, self.ledger, policy or Policy(), self.announced.append)
+
+    def sync(self, *, has_ended: bool = False, policy: Policy | None = None) -> SyncPass:
+        with self.opened(policy) as sync:
+            return sync_once(sync, has_ended=has_ended)
+
+    def steps_here(self) -> list[str]:
+        return sorted(path.name for path in self.here.iterdir()) if self.here.exists() else []
+
+    def steps_there(self) -> list[str]:
+        return sorted(path.name for path in self.there.iterdir()) if self.there.exists() else []
+
+
+def names(*steps: int) -> list[str]:
+    return [manifest.step_name(step) for step in steps]
