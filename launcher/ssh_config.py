@@ -19,7 +19,7 @@ ALIVE_COUNT_MAX = 3
 
 
 def ssh_config(host: Host, address: Address, control_socket: Path) -> str:
-    """The file's text. AES-GCM comes first: CPUs have instructions for it (500 MiB by rsync: 249 instead of 152 MB/s)."""
+    """The file's text. AES-GCM comes first: CPUs have instructions for it (rsync: 249 instead of 152 MB/s)."""
     known_hosts, identity_file, control = (
         _quoted(path) for path in (host.known_hosts, host.identity_file, control_socket)
     )
