@@ -55,7 +55,8 @@ class KVCache:
         self.values_LBNSH[layer, :, :, self.length : end] = values_BNTH
         if layer == self.keys_LBNSH.shape[0] - 1:
             self.length = end
-        return self.keys_LBNSH[layer, :, :, :end], self.values_LBNSH[layer, :, :, :end]
+        dtype = keys_BNTH.dtype
+        return self.keys_LBNSH[layer, :, :, :end].to(dtype), self.values_LBNSH[layer, :, :, :end].to(dtype)
 
 
 class Linear(nn.Linear):
