@@ -82,7 +82,7 @@ def read_status(transport: Transport, run: RemoteRun) -> RunStatus:
 
 
 def status_of(result: Result, host_name: str) -> RunStatus:
-    """The answer of `run.sh`, in whatever state run and host are. Raises HostUnfit where the script could not answer."""
+    """The answer of `run.sh` in whatever state the run is. Raises HostUnfit where the script could not answer."""
     facts = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
     if facts.get("end") == "yes":
         return parse_status(facts)

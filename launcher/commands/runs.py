@@ -37,7 +37,7 @@ cp -al -- "$2/." "$1/code/" 2>/dev/null || { rm -rf -- "$1/code"; mkdir -- "$1/c
 umask 077
 tar -xf - -C "$1"
 """
-# Hard links make the copy of a large project free, and `cp -a` stands in where there are none (macOS, two file systems).
+# Hard links make the copy of a large project free; `cp -a` stands in where there are none (macOS, two file systems).
 
 
 def prepare_run(run: RemoteRun, upload: PurePosixPath, files: Iterable[RunFile]) -> Command:

@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from launcher.render import template
+from tests.launcher.waiting import wait_until
 
 SAVES_ON_SIGTERM = """
 import os, signal, sys, time
@@ -44,14 +45,6 @@ time.sleep(600)
 """
 
 SHELLS = [name for name in ("dash", "bash", "busybox") if shutil.which(name)]
-
-
-def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    """Wait until `condition()` holds; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.02)
 
 
 class Run:
@@ -139,7 +132,7 @@ def test_start_returns_at_once_and_the_run_goes_on_in_its_own_session(run: Run) 
     started = run.status("start", "1")
     assert (started["alive"], started["attempt"], started["exit_code"]) == ("yes", "1", "")
     assert os.getsid(int(started["pid"])) == int(started["pid"])
-    eventually(lambda: "ready" in run.log)
+    wait_until(lambda: "ready" in run.log)
     status = run.status()
     assert (status["phase"], status["supervisor"], status["log_bytes"]) == ("running", "yes", str(len("ready 0\n")))
     assert int(status["heartbeat_age"]) <= 5
@@ -150,7 +143,7 @@ def test_start_returns_at_once_and_the_run_goes_on_in_its_own_session(run: Run) 
 def test_a_run_ends_with_the_exit_code_of_the_training(run: Run) -> None:
     run.is_given([sys.executable, "-c", "import sys; print('bad corpus'); sys.exit(3)"])
     run.sh("start")
-    eventually(run.ended)
+    wait_until(run.ended)
     status = run.status()
     assert (status["exit_code"], status["alive"], status["processes"]) == ("3", "no", "0")
     assert run.log == "bad corpus\n"
@@ -159,11 +152,11 @@ def test_a_run_ends_with_the_exit_code_of_the_training(run: Run) -> None:
 
 def test_an_attempt_is_started_once_however_often_it_is_asked_for(run: Run) -> None:
     run.sh("start", "1")
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.status("start", "1")["phase"] == "ended"
     assert run.log == "hello\n"
     run.sh("start", "2")
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.log == "hello\nrun.sh: attempt 2\nhello\n"
     assert run.status()["attempt"] == "2"
 
@@ -176,7 +169,7 @@ def test_two_starts_at_the_same_time_make_one_supervisor(run: Run) -> None:
     answers = [start.communicate(timeout=30)[0].decode() for start in starts]
     assert [start.returncode for start in starts] == [0] * 4
     assert len({line for answer in answers for line in answer.splitlines() if line.startswith("pid=")}) == 1
-    eventually(lambda: "ready" in run.log)
+    wait_until(lambda: "ready" in run.log)
     assert run.log == "ready 0\n"
 
 
@@ -192,7 +185,7 @@ def test_a_running_run_is_not_started_again(run: Run) -> None:
 def test_stop_lets_the_training_save_and_proves_that_all_is_gone(run: Run) -> None:
     run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM])
     run.sh("start")
-    eventually(lambda: "ready" in run.log)
+    wait_until(lambda: "ready" in run.log)
     stopped = run.status("stop", "20")
     assert (stopped["phase"], stopped["exit_code"], stopped["alive"]) == ("ended", "75", "no")
     assert (run.root / "saved.0").read_text() == "1", "one SIGTERM, not two"
@@ -213,7 +206,7 @@ def test_stop_before_the_training_began_leaves_nothing_behind(run: Run) -> None:
 def test_stop_kills_what_will_not_end_even_in_other_sessions(run: Run) -> None:
     run.is_given([sys.executable, "-c", STUBBORN])
     run.sh("start")
-    eventually(lambda: "grandchild" in run.log)
+    wait_until(lambda: "grandchild" in run.log)
     stopped = run.status("stop", "1")
     assert (stopped["phase"], stopped["exit_code"], stopped["alive"]) == ("ended", "137", "no")
     assert run.processes() == []
@@ -227,9 +220,9 @@ def test_stop_of_a_run_that_never_started_is_no_error(run: Run) -> None:
 def test_a_signal_to_the_supervisor_saves_too(run: Run) -> None:
     run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM])
     pid = int(run.status("start")["pid"])
-    eventually(lambda: "ready" in run.log)
+    wait_until(lambda: "ready" in run.log)
     os.killpg(pid, signal.SIGTERM)
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.status()["exit_code"] == "75"
     assert (run.root / "saved.0").read_text() == "1"
 
@@ -237,7 +230,7 @@ def test_a_signal_to_the_supervisor_saves_too(run: Run) -> None:
 def test_a_hangup_ends_nothing(run: Run) -> None:
     run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM])
     status = run.status("start")
-    eventually(lambda: "ready" in run.log)
+    wait_until(lambda: "ready" in run.log)
     os.killpg(int(status["pid"]), signal.SIGHUP)
     os.killpg(int(run.status()["pgid"]), signal.SIGHUP)
     assert run.status()["alive"] == "yes"
@@ -248,9 +241,9 @@ def test_a_hangup_ends_nothing(run: Run) -> None:
 def test_a_run_outlives_its_supervisor_and_its_end_is_still_known(run: Run) -> None:
     run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM])
     pid = int(run.status("start")["pid"])
-    eventually(lambda: "ready" in run.log)
+    wait_until(lambda: "ready" in run.log)
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     orphan = run.status()
     assert (orphan["alive"], orphan["supervisor"], orphan["phase"]) == ("yes", "no", "running")
     assert b"nothing was started" in run.sh("start").stderr
@@ -261,9 +254,9 @@ def test_workers_whose_starter_was_killed_save_and_end(run: Run) -> None:
     keeper = "import subprocess, sys; subprocess.run(sys.argv[1:], start_new_session=True)"
     run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM], starter=[sys.executable, "-c", keeper])
     run.sh("start")
-    eventually(lambda: "ready" in run.log)
+    wait_until(lambda: "ready" in run.log)
     os.kill(int(run.status()["pgid"]), signal.SIGKILL)
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.status()["exit_code"] == "75"
     assert run.processes() == []
 
@@ -271,7 +264,7 @@ def test_workers_whose_starter_was_killed_save_and_end(run: Run) -> None:
 def test_a_killed_training_is_explained_in_the_log(run: Run) -> None:
     run.is_given([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     run.sh("start")
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.status()["exit_code"] == "137"
     assert "process 0 was killed (SIGKILL); the usual reason is that the machine ran out of memory" in run.log
 
@@ -279,7 +272,7 @@ def test_a_killed_training_is_explained_in_the_log(run: Run) -> None:
 def test_a_starter_that_starts_nothing_is_quoted_in_the_log(run: Run) -> None:
     run.is_given(["true"], starter=[sys.executable, "-c", "import sys; sys.exit('no torch here')"])
     run.sh("start")
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.status()["exit_code"] == "1"
     assert (
         run.log == "run.sh: the starter ended with code 1 before any training process began; it said:\nno torch here\n"
@@ -289,7 +282,7 @@ def test_a_starter_that_starts_nothing_is_quoted_in_the_log(run: Run) -> None:
 def test_a_missing_program_is_said(run: Run) -> None:
     run.is_given(["no-such-trainer"])
     run.sh("start")
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.status()["exit_code"] == "127"
     assert "no-such-trainer" in run.log
 
@@ -304,7 +297,7 @@ def test_values_reach_the_training_as_they_are(run: Run) -> None:
     show = "import os, sys; print([os.environ[n] for n in sys.argv[2:]], [sys.argv[1]], os.getcwd())"
     run.is_given([sys.executable, "-c", show, HOSTILE, *values], **values)
     run.sh("start")
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.log == f"{list(values.values())} {[HOSTILE]} {run.root / 'code'}\n"
     assert list(run.root.rglob("evil")) == []
     assert "HOSTILE" not in run.sh("status").stdout.decode()
@@ -317,14 +310,14 @@ def test_the_environment_that_setup_made_is_used(run: Run) -> None:
     show = "import os; print(os.environ['VIRTUAL_ENV'], os.environ['PYTHONUNBUFFERED'], os.environ['OMP_NUM_THREADS'])"
     run.is_given(["python", "-c", show], processes=10_000, OMP_NUM_THREADS="", GPTOPS_VENV="../ven v")
     run.sh("start")
-    eventually(run.ended)
+    wait_until(run.ended)
     assert run.log == f"{run.root}/../ven v 1 1\n"
 
 
 def test_the_log_is_sent_from_any_offset(run: Run) -> None:
     run.is_given([sys.executable, "-c", "import sys; sys.stdout.buffer.write(bytes(range(256)) * 1000)"])
     run.sh("start")
-    eventually(run.ended)
+    wait_until(run.ended)
     whole = bytes(range(256)) * 1000
     assert run.sh("log", "0").stdout == whole
     assert run.sh("log", "255999").stdout == b"\xff"
@@ -362,7 +355,7 @@ def test_following_ends_when_nobody_listens(run: Run) -> None:
 
 def test_the_size_of_the_log_at_a_time_is_known(run: Run) -> None:
     run.sh("start")
-    eventually(run.ended)
+    wait_until(run.ended)
     now = int(time.time())
     (run.root / "logs" / "index").write_text(f"{now - 300} 0\n{now - 200} 10\n{now - 100} 20\n")
     assert run.sh("since", "150").stdout == b"10\n"
@@ -397,7 +390,7 @@ def test_a_machine_without_proc_and_setsid_does_the_same(run: Run) -> None:
     run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM])
     started = run.status("start")
     assert os.getsid(int(started["pid"])) == int(started["pid"])
-    eventually(lambda: "ready" in run.log)
+    wait_until(lambda: "ready" in run.log)
     assert (run.status()["alive"], run.status()["processes"]) == ("yes", "2")
     assert run.status("stop", "20")["exit_code"] == "75"
     assert run.processes() == []
@@ -411,7 +404,7 @@ def torchrun(processes: int) -> list[str]:
 def test_every_process_of_torchrun_saves_once_when_asked(run: Run) -> None:
     run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM], starter=torchrun(2), processes=2)
     run.sh("start")
-    eventually(lambda: run.log.count("ready") == 2, 60)
+    wait_until(lambda: run.log.count("ready") == 2, seconds=60)
     stopped = run.status("stop", "30")
     assert (stopped["exit_code"], stopped["alive"]) == ("75", "no")
     assert [(run.root / f"saved.{rank}").read_text() for rank in (0, 1)] == ["1", "1"]
@@ -423,7 +416,7 @@ def test_the_first_failure_behind_torchrun_is_the_runs_exit_code(run: Run) -> No
     fails = "import os, sys, time\nif os.environ['RANK'] == '1': sys.exit(4)\ntime.sleep(600)"
     run.is_given([sys.executable, "-c", fails], starter=torchrun(2), processes=2)
     run.sh("start")
-    eventually(run.ended, 60)
+    wait_until(run.ended, seconds=60)
     assert run.status()["exit_code"] == "4"
     assert "Traceback" not in run.log
     assert run.processes() == []
