@@ -33,6 +33,8 @@ class TrainerError(Exception):
     """What happened, why, and what to do next. One line each, lower case, no full stop."""
 
     exit_code = ExitCode.BUG
+    on_every_rank = False
+    """Raised by all processes of a run alike, so that one of them is enough to tell."""
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
         super().__init__(what)

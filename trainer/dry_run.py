@@ -1,0 +1,96 @@
+"""Prove an installation before it costs anything: the plan of a run, then a tiny one of the same stage from end to end.
+
+The tiny run trains on the text that ships with the trainer, saves, resumes, and lets the result write; all in a
+temporary folder that is gone afterwards. It uses this machine's device, precision and processes, so what works here
+works there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from trainer.config import RunConfig, run_config
+from trainer.console import Console
+from trainer.distributed import World, open_world
+from trainer.engine import Outcome, train
+from trainer.errors import EngineError
+from trainer.generate import generate
+from trainer.out_dir import claimed
+from trainer.plan import plan_text
+from trainer.policies import open_policy
+from trainer.sizing import training_plan
+from trainer.stages import open_stage
+
+_FIRST, _THEN = 10, 20
+
+
+def dry_run(stage: str, config: RunConfig | None) -> None:
+    """Print the plan of `config` (of the tiny run where there is none) and do the tiny run. Raises TrainerError."""
+    settings = config or RunConfig()
+    world = open_world(settings.train)
+    console = Console(world.is_first)
+    try:
+        folder = world.on_first(lambda: Path(tempfile.mkdtemp(prefix="gptops-dry-run-")))
+        try:
+            tiny = _tiny_config(folder, settings, world)
+            plan = training_plan(config or tiny, num_gpus=world.num_processes)
+            console.say("the plan" if config else "the plan of the tiny model that follows")
+            console.say(plan_text(plan))
+            _prove(stage, tiny, world, console)
+        finally:
+            if world.is_first:
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        world.close()
+
+
+def _prove(stage: str, tiny: RunConfig, world: World, console: Console) -> None:
+    console.say("\na tiny model, from end to end")
+    _train(stage, tiny, _FIRST, world, console)
+    last = _train(stage, tiny.model_copy(update={"resume": "must"}), _THEN, world, console)
+    if world.is_first and last.checkpoint:
+        console.say(f"sample: {_sample(last.checkpoint, world.device)!r}")
+    console.say("\nthis installation trains, saves, resumes and writes")
+
+
+def _train(stage: str, tiny: RunConfig, max_steps: int, world: World, console: Console) -> Outcome:
+    config = tiny.model_copy(update={"train": tiny.train.model_copy(update={"max_steps": max_steps})})
+    with claimed(Path(config.out_dir), world):
+        outcome = train(config, open_stage(stage, config, world, console), world, console)
+    if outcome.stopped_by:
+        raise EngineError(f"the dry run was ended by {outcome.stopped_by}", why="nothing of it is kept")
+    return outcome
+
+
+def _sample(checkpoint: Path, device: torch.device) -> str:
+    model, tokenizer = open_policy(checkpoint, device)
+    return tokenizer.decode(generate(model, tokenizer.encode("ROMEO:"), max_tokens=60, temperature=0.8, top_k=20))
+
+
+def _tiny_config(folder: Path, like: RunConfig, world: World) -> RunConfig:
+    """Small enough for seconds on one core, with the precision, device and compilation of the real one."""
+    return run_config(
+        {
+            "out_dir": str(folder / "run"),
+            "model": {"d_model": 64, "n_layers": 2, "n_heads": 2, "max_seq_len": 64, "dropout": 0.1},
+            "data": {"path": "sample", "tokenizer": {"kind": "bytes"}},
+            "train": {
+                "max_steps": _THEN,
+                "global_batch_size": 16 * world.num_processes,
+                "micro_batch_size": 8,
+                "precision": like.train.precision,
+                "device": like.train.device,
+                "compile": like.train.compile,
+            },
+            "optim": {"lr": 3e-3},
+            "schedule": {"warmup_steps": 2},
+            "checkpoint": {"every_steps": _FIRST},
+            "eval": {"every_steps": _FIRST, "num_batches": 4},
+            "log": {"every_steps": 5},
+        },
+        source="dry run",
+    )

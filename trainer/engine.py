@@ -1,0 +1,314 @@
+"""The loop that every stage shares: step, log, validate, sample, save; go on from a checkpoint; stop when told.
+
+A resumed run equals one that was never stopped, bit for bit, on the same machine with the same number of processes:
+everything that is drawn, counted or scheduled is a function of the step or lies in the checkpoint. All ranks decide
+together at the edge of a step. The engine contains no stage's name, and it is the only one who writes checkpoints.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import checkpoint as files
+from trainer import manifest
+from trainer.config import RunConfig
+from trainer.console import Console
+from trainer.distributed import World
+from trainer.errors import CheckpointError, EngineError
+from trainer.generate import generate
+from trainer.metrics import FILE_NAME, Meter, MetricsFile, StepRow, peak_memory_gib
+from trainer.model import GPT
+from trainer.optim import make_optimizer
+from trainer.quoting import shown
+from trainer.random_state import RandomState, random_state, restore_random_state, seed_process
+from trainer.resume import checkpoint_to_resume, require_compatible, set_aside_newer
+from trainer.schedule import lr_of
+from trainer.signals import StopRequest
+from trainer.sizing import grad_accum_steps, mfu
+from trainer.stages.base import Stage
+from trainer.step import Gradients, Stepper
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    step: int
+    checkpoint: Path | None
+    """The newest one."""
+    val_loss: float | None
+    """Of the final weights, where it was measured."""
+    stopped_by: str
+    """The signal that ended it early, or ""."""
+
+
+def train(config: RunConfig, stage: Stage[Any], world: World, console: Console) -> Outcome:
+    """Train until `train.max_steps`, from the newest whole checkpoint on where there is one. Every rank calls this.
+
+    `config.out_dir` must exist and be this run's alone. Raises CheckpointError and EngineError.
+    """
+    training = _Training(config, stage, world, console)
+    training.begin()
+    with StopRequest() as stop:
+        training.run(stop)
+    return Outcome(training.step, training.newest, training.val_loss, training.stopped_by)
+
+
+class _Training:
+    """The state of one run on one rank."""
+
+    def __init__(self, config: RunConfig, stage: Stage[Any], world: World, console: Console) -> None:
+        self._config, self._stage, self._world, self._console = config, stage, world, console
+        self._folder = files.folder_of(Path(config.out_dir))
+        self._metrics = MetricsFile(Path(config.out_dir) / FILE_NAME)
+        torch.manual_seed(config.seed)
+        self._model = GPT(config.model).to(world.device)
+        self._optimizer = make_optimizer(self._model, config.optim)
+        self._policy = world.wrap(self._model, compiled=config.train.compile)
+        self._stepper = Stepper(self._policy, self._optimizer, stage, world, config.optim.grad_clip)
+        self._accumulation = grad_accum_steps(
+            config.train.global_batch_size, config.train.micro_batch_size, world.num_processes
+        )
+        self._meter = Meter()
+        self._gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
+        self._tokens = 0
+        self._best_loss: float | None = None
+        self._best_step: int | None = None
+        self.step = 0
+        self.newest: Path | None = None
+        self.val_loss: float | None = None
+        self.stopped_by = ""
+
+    # --- beginning ---------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start afresh or from the newest whole checkpoint, as the configuration wants it."""
+        self.newest = self._world.on_first(self._choose)
+        if self.newest is None:
+            seed_process(self._config.seed, self._world.rank)
+        else:
+            newest = self.newest
+            self._world.on_all(lambda: self._load(newest))
+
+    def _choose(self) -> Path | None:
+        """Tidy the folder and say which checkpoint to go on from. Rank 0 alone."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            files.sweep(self._folder)
+            chosen = checkpoint_to_resume(self._config, self._folder, self._console)
+            if chosen is not None:
+                require_compatible(chosen, self._config, self._console)
+            step = (manifest.step_of(chosen.name) or 0) if chosen else 0
+            set_aside_newer(self._folder, step, self._console)
+            files.require_room(self._folder, 3 * files.num_bytes(self._model.state_dict()))
+            self._metrics.drop_after(step)
+        except OSError as error:
+            raise CheckpointError(f"cannot use {shown(self._folder)}", why=str(error.strerror)) from error
+        return chosen
+
+    def _load(self, chosen: Path) -> None:
+        state = files.read_state(chosen)
+        if state.stage != self._stage.name:
+            raise CheckpointError(
+                f"{shown(chosen)} is of a {state.stage} run, this one is {self._stage.name}",
+                hint="start a new run: `out_dir=runs/another`",
+            )
+        self._stage.load_state_dict(state.stage_state)
+        files.load_tensors(chosen, self._model, self._optimizer)
+        if self._stepper.scaler and state.scaler:
+            self._stepper.scaler.load_state_dict(state.scaler)
+        self.step, self._tokens, self.val_loss = state.step, state.tokens, state.val_loss
+        self._best_loss, self._best_step = state.best_val_loss, state.best_step
+        self._console.say(f"resumed from `{chosen.name}`: step {self.step}/{self._config.train.max_steps}")
+        self._restore_random(state.random)
+
+    def _restore_random(self, states: Sequence[RandomState]) -> None:
+        if len(states) == self._world.num_processes:
+            restore_random_state(states[self._world.rank], self._world.device)
+            return
+        seed_process(self._config.seed, self._world.rank, self.step)
+        self._console.say(f"{len(states)} processes became {self._world.num_processes}: same data order, other dropout")
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self, stop: StopRequest) -> None:
+        """Steps until the last one, or until somebody asked to stop."""
+        self._policy.train()
+        if self.step and self.val_loss is None and self._due(self._config.eval.every_steps):
+            self._validate(stop)  # what a stop had kept from being measured
+            self._consider_best()
+        batches = self._stage.batches(self._policy)
+        asked = self._world.any(bool(stop.reason))
+        while self.step < self._config.train.max_steps and not asked:
+            gradients = self._take_step(list(itertools.islice(batches, self._accumulation)), stop)
+            asked = self._edge(gradients, stop)
+        if asked and self.step < self._config.train.max_steps:
+            self.stopped_by = next(reason for reason in self._world.gather(stop.reason) if reason)
+
+    def _take_step(self, batches: Sequence[Any], stop: StopRequest) -> Gradients:
+        gradients = self._stepper.accumulate(batches, stop_asked=bool(stop.reason))
+        if not self._stepper.may_apply(gradients):
+            raise self._not_finite(gradients)
+        self._stepper.apply(lr_of(self.step, self._config))
+        self.step += 1
+        self.val_loss = None
+        self._tokens += gradients.tokens
+        self._meter.count(gradients.tokens)
+        return gradients
+
+    def _edge(self, gradients: Gradients, stop: StopRequest) -> bool:
+        """What is due after a step. Returns whether to stop."""
+        config, asked = self._config, gradients.stop_asked
+        if self._due(config.log.every_steps) or self.step == 1:
+            self._log(gradients)
+        with self._meter.paused():
+            if self._due(config.eval.every_steps) and not asked:
+                asked = self._validate(stop)
+            if config.sample.every_steps and self._due(config.sample.every_steps) and not asked:
+                self._sample()
+            if self._due(config.checkpoint.every_steps) or asked:
+                self._save()
+        return asked
+
+    def _due(self, every_steps: int) -> bool:
+        return self.step % every_steps == 0 or self.step == self._config.train.max_steps
+
+    def _not_finite(self, gradients: Gradients) -> EngineError:
+        error = EngineError(
+            f"step {self.step + 1} is not finite: loss {gradients.loss}, gradient norm {gradients.grad_norm}",
+            why="the weights were not touched; "
+            + (f"the last good checkpoint is {shown(self.newest)}" if self.newest else "there is no checkpoint yet"),
+            hint=f"start again with a lower rate: `optim.lr={self._config.optim.lr / 2:g}`",
+        )
+        error.on_every_rank = True
+        return error
+
+    # --- what is due -------------------------------------------------------------------------------------------------
+
+    def _log(self, gradients: Gradients) -> None:
+        rate = self._meter.tokens_per_second()
+        row = StepRow(
+            step=self.step,
+            loss=gradients.loss,
+            lr=lr_of(self.step - 1, self._config),
+            grad_norm=gradients.grad_norm,
+            tokens=self._tokens,
+            tokens_per_second=rate,
+            mfu=mfu(rate, self._config.model, self._gpu, self._world.num_processes) if self._gpu else None,
+            memory_gib=peak_memory_gib(self._world.device),
+        )
+        max_steps = self._config.train.max_steps
+        self._record(
+            row.as_dict(gradients.metrics), row.line(max_steps, self._meter.seconds_for(max_steps - self.step))
+        )
+
+    def _validate(self, stop: StopRequest) -> bool:
+        """Measure the loss on the validation batches. True where a stop was asked for meanwhile: no loss then."""
+        total, units = torch.zeros((), dtype=torch.float64, device=self._world.device), 0
+        self._policy.eval()
+        with torch.no_grad():
+            for batch in self._stage.validation_batches():
+                if batch.num_units:
+                    total += self._stage.loss(self._policy, batch).loss_sum
+                    units += batch.num_units
+                if self._world.any(bool(stop.reason)):
+                    break
+        self._policy.train()
+        loss, all_units, asked = self._world.totals([total.item(), units, float(bool(stop.reason))])
+        if asked:
+            return True
+        self.val_loss = loss / all_units
+        self._record(
+            {"step": self.step, "val_loss": self.val_loss}, f"{self._progress()}  val loss {self.val_loss:.4f}"
+        )
+        return False
+
+    def _sample(self) -> None:
+        """Show what the model writes; rank 0 alone, from a generator of its own."""
+        if not self._world.is_first:
+            return
+        sample, tokenizer = self._config.sample, self._stage.tokenizer
+        with self._world.autocast():
+            ids = generate(
+                self._model,
+                tokenizer.encode(sample.prompt) or [tokenizer.eot_id],
+                max_tokens=sample.max_tokens,
+                temperature=sample.temperature,
+                top_k=sample.top_k,
+                top_p=sample.top_p,
+                seed=sample.seed,
+                stop_id=tokenizer.eot_id,
+            )
+        text = sample.prompt + tokenizer.decode(ids)
+        self._record({"step": self.step, "sample": text}, f"{self._progress()}  sample {text!r}")
+
+    def _progress(self) -> str:
+        return f"step {self.step}/{self._config.train.max_steps}"
+
+    def _record(self, row: dict[str, Any], line: str) -> None:
+        if self._world.is_first:
+            self._metrics.append(row)
+            self._console.say(line)
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self._consider_best()
+        states = self._world.gather(random_state(self._world.device))
+        self.newest = self._world.on_first(lambda: self._write(states))
+
+    def _consider_best(self) -> None:
+        if self.val_loss is not None and (self._best_loss is None or self.val_loss < self._best_loss):
+            self._best_loss, self._best_step = self.val_loss, self.step
+
+    def _write(self, states: list[RandomState]) -> Path:
+        began = time.perf_counter()
+        published = files.write_checkpoint(
+            self._folder,
+            self._state(states),
+            config=self._config,
+            model=self._model,
+            optimizer=self._optimizer,
+            tokenizer=self._stage.tokenizer,
+        )
+        size = manifest.read_manifest(published).total_bytes
+        self._console.say(f"saved `{published.name}` ({_size(size)}, {time.perf_counter() - began:.1f} s)")
+        self._rotate()
+        return published
+
+    def _state(self, states: list[RandomState]) -> files.TrainState:
+        return files.TrainState(
+            step=self.step,
+            tokens=self._tokens,
+            stage=self._stage.name,
+            stage_state=self._stage.state_dict(),
+            random=states,
+            scaler=self._stepper.scaler.state_dict() if self._stepper.scaler else None,
+            val_loss=self.val_loss,
+            best_val_loss=self._best_loss,
+            best_step=self._best_step,
+            tokenizer=self._stage.tokenizer.identity,
+            config_sha256=files.config_sha256(self._config),
+        )
+
+    def _rotate(self) -> None:
+        settings = self._config.checkpoint
+        try:
+            files.rotate(
+                self._folder,
+                keep_last=settings.keep_last,
+                keep_step=self._best_step if settings.keep_best else None,
+            )
+        except OSError as error:  # the new checkpoint is safe; an old one that stays costs nothing but room
+            self._console.say(f"could not remove an old checkpoint: {error}")
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

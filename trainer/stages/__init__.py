@@ -1,0 +1,20 @@
+"""The stages this version can run, by the names a user types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.config import RunConfig
+from trainer.console import Console
+from trainer.distributed import World
+from trainer.stages.base import Batch, LossOutput, Stage
+from trainer.stages.pretrain import open_pretrain
+
+__all__ = ["Batch", "LossOutput", "Stage", "open_stage"]
+
+_STAGES = {"pretrain": open_pretrain}
+
+
+def open_stage(name: str, config: RunConfig, world: World, console: Console) -> Stage[Any]:
+    """The stage, its data made ready. Every rank calls this at the same time. Raises DataError."""
+    return _STAGES[name](config, world, console)

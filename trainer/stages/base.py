@@ -1,0 +1,75 @@
+"""What changes between pretraining and RL: where batches come from, and what is minimised.
+
+Three conditions keep one loop honest for every stage:
+
+1. Sums, not means. `num_units` is known before the forward, and the engine divides once, by the count over all
+   ranks and micro-batches. A mean of means is another loss wherever batches are ragged.
+2. No prefetch across an optimizer step. The engine takes the micro-batches of one step when that step begins;
+   a stage that samples from the policy therefore always sees the newest one.
+3. One forward per loss, through the policy that was passed in. It may be wrapped; a forward past the wrapper, or a
+   second one, would leave gradients that are never reduced over the ranks.
+
+Stages know nothing of each other, and the engine knows none of them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from trainer.tokenizer import Tokenizer
+
+
+class Batch(Protocol):
+    """What one forward takes, on one rank."""
+
+    @property
+    def num_units(self) -> int:
+        """What the loss is a sum over: predicted tokens, or pairs. Known before the forward."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that go through the model: what throughput counts."""
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """What a stage made of one batch."""
+
+    loss_sum: Tensor
+    """Scalar with gradient, summed over the batch's units; fp32."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further detached scalars, sums over the units too; logged divided by their number."""
+
+
+B = TypeVar("B", bound=Batch)
+
+
+class Stage(Protocol[B]):
+    """One way to train. What it yields on a rank is a pure function of its state, its configuration and the policy."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line; a checkpoint of another stage is not resumed from."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the ids mean; it travels in every checkpoint."""
+
+    def batches(self, policy: nn.Module) -> Iterator[B]:
+        """This rank's micro-batches without end; `grad_accum_steps` of them make an optimizer step."""
+
+    def validation_batches(self) -> Iterator[B]:
+        """This rank's part of the validation, the same every time, and as many on every rank."""
+
+    def loss(self, policy: nn.Module, batch: B) -> LossOutput:
+        """What is minimised. Called under no_grad for validation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data stream stands after the micro-batches taken so far; JSON, and the same on every rank."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there. Raises CheckpointError where the data is not the one that state belongs to."""
