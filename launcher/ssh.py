@@ -128,10 +128,10 @@ class SshTransport:
         return run_rsync(argv, names, on_progress, receiver="host", host_name=self._host.name)
 
     def close(self) -> None:
-        """End the connection and its master. Safe to call twice."""
+        """End the connection, and its master when nobody else uses it any more. Safe to call twice."""
         self._disconnect()
         if control_socket(self._host, self._control_sockets).exists():
-            argv = ["ssh", "-F", str(config_file(self._host)), "-O", "exit", self._host.alias]
+            argv = ["ssh", "-F", str(config_file(self._host)), "-O", "stop", self._host.alias]
             subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True
             )  # a dead master's socket: nothing to end
