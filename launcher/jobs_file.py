@@ -18,6 +18,7 @@ from typing import Any
 from launcher.errors import JobsError, NotFound
 from launcher.jobs import HostSpec, JobSpec
 from trainer.config import ConfigError, Problem, RunConfig, did_you_mean, load_yaml, run_config, validated
+from trainer.sizing import grad_accum_steps
 
 _SECTIONS = ("defaults", "jobs", "hosts")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
@@ -52,20 +53,33 @@ def load_jobs(path: Path) -> Jobs:
 def resolve_train(job: JobSpec, job_name: str, jobs: Jobs, overrides: Iterable[str] = ()) -> RunConfig:
     """The training configuration of a job, with `key=value` laid over it. Raises JobsError.
 
-    A problem names the file it stands in: jobs.yaml with its path there, or the file that `train` names.
+    A problem names the file it stands in: jobs.yaml with its path there, or the file that `train` names. The batch
+    must also divide over the job's processes, which the host would find out only when they have started.
     """
+    at = f"jobs.{job_name}.train"
     try:
-        if isinstance(job.train, str):
-            source = jobs.path.parent / job.train
-            if not source.is_file():
-                at = _written(jobs.raw, f"jobs.{job_name}.train")
-                raise ConfigError([Problem(shown(jobs.path), at, f"there is no file `{job.train}` beside it")])
-            return run_config(load_yaml(Path(shown(source))), source=shown(source), overrides=overrides)
-        at = f"jobs.{job_name}.train"
-        return run_config(job.train, source=shown(jobs.path), at=at, overrides=overrides)
+        if not isinstance(job.train, str):
+            config = run_config(job.train, source=shown(jobs.path), at=at, overrides=overrides)
+            return _dealt_out(config, job, shown(jobs.path), at)
+        source = jobs.path.parent / job.train
+        if not source.is_file():
+            raise ConfigError([Problem(shown(jobs.path), at, f"there is no file `{job.train}` beside it")])
+        config = run_config(load_yaml(Path(shown(source))), source=shown(source), overrides=overrides)
+        return _dealt_out(config, job, shown(source), "")
     except ConfigError as error:
         problems = _placed(error.problems, jobs.raw)
-        raise JobsError(ConfigError(problems).what, hint=error.hint or f"gptops check --job {job_name}") from error
+        raise JobsError(ConfigError(problems).what, hint=error.hint or "gptops schema --markdown") from error
+
+
+def _dealt_out(config: RunConfig, job: JobSpec, source: str, at: str) -> RunConfig:
+    """`config`, if its batch divides evenly over the processes of the job."""
+    processes = job.processes_per_node * job.resources.nodes
+    try:
+        grad_accum_steps(config.train.global_batch_size, config.train.micro_batch_size, processes)
+    except ConfigError as error:
+        problems = [Problem(source, f"{at}.{each.path}".lstrip("."), each.message) for each in error.problems]
+        raise ConfigError(problems, hint=error.hint) from error
+    return config
 
 
 def shown(path: Path) -> str:
@@ -184,4 +198,4 @@ def _stands(raw: Any, parts: Iterable[str]) -> bool:
 
 
 def _fix(path: Path) -> str:
-    return "gptops init" if not path.exists() else "gptops schema   # every key, with what it means"
+    return "gptops init" if not path.exists() else "gptops schema --markdown"

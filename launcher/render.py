@@ -1,4 +1,4 @@
-"""The programs that run on a host, as text: from the clone's `templates/`, or from the installed wheel.
+"""The texts that ship with gptops, first of all the programs that run on a host: from the clone, or from the wheel.
 
 A template is a whole program fed by its environment; nothing is ever put into it.
 """
@@ -18,6 +18,11 @@ def template(name: str) -> str:
 def constraints() -> str:
     """The text of constraints.txt: the one version of every package a host installs."""
     return _shipped("constraints.txt").read_text(encoding="utf-8")
+
+
+def example_jobs() -> str:
+    """The text of the annotated jobs.yaml."""
+    return _shipped("jobs.yaml").read_text(encoding="utf-8")
 
 
 def _shipped(name: str) -> Path:

@@ -33,7 +33,14 @@ class Escaped(Exception):
 
 START, MACHINES, RUNS = "Start", "Machines", "Runs"
 
-VERBS = (Verb("schema", "launcher.cli.project", START),)
+VERBS = (
+    Verb("init", "launcher.cli.project", START),
+    Verb("check", "launcher.cli.project", START),
+    Verb("doctor", "launcher.cli.project", START),
+    Verb("schema", "launcher.cli.project", START),
+    Verb("upload", "launcher.cli.project", RUNS),
+)
+"""In the order of `gptops --help`."""
 
 
 class VerbGroup(typer.core.TyperGroup):
