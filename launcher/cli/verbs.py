@@ -39,6 +39,8 @@ VERBS = (
     Verb("doctor", "launcher.cli.project", START),
     Verb("schema", "launcher.cli.project", START),
     Verb("upload", "launcher.cli.project", RUNS),
+    Verb("sync", "launcher.cli.checkpoints", RUNS),
+    Verb("test-remote", "launcher.cli.preflight", MACHINES),
 )
 """In the order of `gptops --help`."""
 

@@ -1,0 +1,78 @@
+"""`gptops test-remote`: what would waste money on a host, found before it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launcher import console
+from launcher.cli.options import Json, examples
+
+if TYPE_CHECKING:
+    from launcher.preflight_checks import Asked, Check
+
+app = typer.Typer()
+
+
+@app.command(
+    name="test-remote",
+    epilog=examples("gptops test-remote", "gptops test-remote local-3f2a --gpus 8", "gptops test-remote --json"),
+)
+def preflight(
+    host: Annotated[str | None, typer.Argument(help="Host, or the beginning of its name. None: the only one.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs it must have. Else: those it was opened with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check login, links, disk, GPUs, driver, torch, an all-reduce, and a checkpoint there and back.
+
+    Ends with code 14 where a check fails: the run could not work there as asked.
+    """
+    # Late: `gptops --help` needs none of this.
+    import tempfile
+    from pathlib import Path
+
+    from launcher.clock import SystemClock
+    from launcher.ledger import Ledger
+    from launcher.paths import state_paths
+    from launcher.preflight import examine
+    from launcher.preflight_checks import Asked
+    from launcher.reach import transport_to
+    from launcher.select import pick_host
+
+    state, clock = state_paths(), SystemClock()
+    with Ledger(state.ledger, clock) as ledger:
+        row = pick_host(ledger, host)
+    asked = Asked(row.name, row.gpus if gpus is None else gpus, (row.gpu_name,) if row.gpu_name else ())
+    transport = transport_to(row, state, clock)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gptops-") as scratch:
+            checks = examine(transport, asked, clock, Path(scratch), console.say)
+    finally:
+        transport.close()
+    _show(asked, checks, as_json=as_json)
+
+
+def _show(asked: Asked, checks: list[Check], *, as_json: bool) -> None:
+    from launcher.errors import PreflightFailed
+    from launcher.preflight_checks import Verdict
+
+    failed = [check for check in checks if check.verdict is Verdict.FAIL]
+    if as_json:
+        console.emit_json(_as_json(asked, checks))
+        raise typer.Exit(PreflightFailed.exit_code if failed else 0)
+    console.table(("check", "", "found", "what to do"), [(c.name, c.verdict.value, c.found, c.todo) for c in checks])
+    if failed:
+        raise PreflightFailed(
+            f"`{asked.host}` fails {len(failed)} of {len(checks)} checks",
+            why=", ".join(check.name for check in failed),
+            hint=next((check.todo for check in failed if check.todo), ""),
+        )
+
+
+def _as_json(asked: Asked, checks: list[Check]) -> dict[str, Any]:
+    return {
+        "host": asked.host,
+        "passed": all(check.verdict != "fail" for check in checks),
+        "checks": [{"name": c.name, "verdict": c.verdict.value, "found": c.found, "todo": c.todo} for c in checks],
+    }
