@@ -37,9 +37,9 @@ def sync(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring whole checkpoints home, verify every byte, and only then delete them on the host.
+    """Bring checkpoints home, and then delete them there.
 
-    Log and metrics come too. An interrupted transfer goes on where it stopped; the same command again is always right.
+    Only whole ones; nothing is deleted before every byte was verified here. Log and metrics come too. An interrupted transfer goes on where it stopped; the same command again is always right.
     """
     # Late: `gptops --help` needs none of this.
     from launcher.clock import SystemClock

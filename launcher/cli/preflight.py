@@ -24,9 +24,9 @@ def preflight(
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs it must have. Else: those it was opened with.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check login, links, disk, GPUs, driver, torch, an all-reduce, and a checkpoint there and back.
+    """Check a host before it costs time and money.
 
-    Ends with code 14 where a check fails: the run could not work there as asked.
+    Login, links, disk, GPUs, driver, torch, an all-reduce, and a checkpoint there and back. Ends with code 14 where a check fails: the run could not work there as asked.
     """
     # Late: `gptops --help` needs none of this.
     import tempfile

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -20,6 +23,7 @@ from launcher.transport import Transport
 from tests.launcher.conftest import SshHost
 from trainer import manifest
 
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 FILES = {
     "model.safetensors": os.urandom(200_000),
     "optimizer.safetensors": os.urandom(400_000),
@@ -102,6 +106,27 @@ class Scene:
 
     def steps_there(self) -> list[str]:
         return sorted(path.name for path in self.there.iterdir()) if self.there.exists() else []
+
+
+def training(host: SshHost, run_id: str, program: str) -> None:
+    """A real run on the host, under the real run.sh, that trains by the Python text `program`."""
+    folder = host.home / RemoteRun(run_id).root
+    (folder / "code").mkdir(parents=True, exist_ok=True)
+    (folder / "code" / "train.py").write_text(program)
+    shutil.copy(TEMPLATES / "run.sh", folder / "run.sh")
+    settings = {"GPTOPS_RUN_ID": run_id, "GPTOPS_STARTER": "", "GPTOPS_COMMAND": f"{sys.executable} -u train.py"}
+    settings |= {"GPTOPS_EXPECTED_PROCESSES": "1", "GPTOPS_VENV": "", "PYTHONPATH": str(TEMPLATES.parent)}
+    (folder / "run.env").write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()))
+
+
+def ended(host: SshHost, run_id: str, exit_code: int = 0) -> None:
+    """A run that has ended, as run.sh leaves it."""
+    training(host, run_id, "")
+    status = host.home / RemoteRun(run_id).status
+    status.mkdir(exist_ok=True)
+    (status / "attempt.1").mkdir()
+    for fact, value in {"attempt": 1, "phase": "ended", "exit_code": exit_code}.items():
+        (status / fact).write_text(f"{value}\n")
 
 
 def names(*steps: int) -> list[str]:
