@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from trainer import manifest
 from trainer.config import Model, RunConfig, dump_yaml, load_yaml
+from trainer.console import size_text
 from trainer.errors import CheckpointError
 from trainer.quoting import pasteable, shown
 from trainer.tokenizer import Tokenizer
@@ -195,7 +196,7 @@ def _require_space(folder: Path, wanted_bytes: int) -> None:
     if free < wanted_bytes:
         raise CheckpointError(
             f"the disk of {shown(folder)} has no room for a checkpoint",
-            why=f"{_gib(wanted_bytes)} are needed, {_gib(free)} are free",
+            why=f"{size_text(wanted_bytes)} are needed, {size_text(free)} are free",
             hint=f"df -h {pasteable(folder)}; make room, or keep fewer: `checkpoint.keep_last=2`",
         )
 
@@ -220,7 +221,3 @@ def _names_by_index(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

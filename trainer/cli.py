@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from trainer.errors import ExitCode, TrainerError
 from trainer.quoting import pasteable, shown
 
 _STAGE_HELP = {"pretrain": "train a GPT from scratch on text"}
+
+_RANK_0_SPEAKS_WITHIN_SECONDS = 10
 
 _KEYS_HINT = "key=value    any key of the configuration; `python -m trainer config` lists all of them"
 
@@ -42,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _run(_parsed(argv))
     except TrainerError as error:
-        if os.environ.get("RANK", "0") == "0" or not (error.on_every_rank or isinstance(error, ConfigError)):
+        if not error.told and _is_mine(error):
             show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
@@ -50,11 +54,22 @@ def main(argv: Sequence[str]) -> int:
         return 130
 
 
+def _is_mine(error: TrainerError) -> bool:
+    """Whether this process should show it. What all processes have, rank 0 says; the others stay until it has."""
+    shared = error.on_every_rank or isinstance(error, ConfigError)
+    if not shared or os.environ.get("RANK", "0") == "0":
+        return True
+    # torchrun ends every process, by SIGTERM, when the first one has ended: it must not be one of the silent.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(error.exit_code))
+    time.sleep(_RANK_0_SPEAKS_WITHIN_SECONDS)
+    return False
+
+
 def _run(args: argparse.Namespace) -> int:
     if args.command == "config":
         from trainer.config_keys import keys_text
 
-        print(keys_text())
+        Console().say(keys_text())
         return ExitCode.OK
     if args.command == "prepare":
         return _prepare(args)

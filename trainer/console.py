@@ -6,12 +6,13 @@ go to stdout; errors go to stderr.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
 
-from trainer.errors import TrainerError
+from trainer.errors import EngineError, TrainerError
 
 
 class Console:
@@ -51,8 +52,18 @@ def show_error(error: TrainerError) -> None:
     _write(sys.stderr, str(error))
 
 
-def _write(stream: TextIO, line: str) -> None:
+def size_text(size: float) -> str:
+    """`1.4 GiB`, `0.3 MiB`."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _write(stream: TextIO, text: str) -> None:
     # A sample may hold what a log in another encoding cannot show; that must not end a training.
     encoding = stream.encoding or "utf-8"
-    stream.write(line.encode(encoding, "replace").decode(encoding) + "\n")
-    stream.flush()
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+        stream.flush()
+    except BrokenPipeError:  # nobody listens any more, and what is done goes on; metrics.jsonl has the numbers
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        raise EngineError("cannot write the log", why=error.strerror or str(error), hint="df -h") from error

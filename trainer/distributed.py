@@ -11,8 +11,9 @@ That is refused here, loudly.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from trainer.config import TrainConfig
+from trainer.console import show_error
 from trainer.errors import EngineError, TrainerError
 from trainer.precision import Precision, chosen_precision
 
@@ -111,6 +113,18 @@ class World:
                 problem.on_every_rank = True
                 raise problem
 
+    def tell(self, error: TrainerError) -> None:
+        """Show an error that all ranks have, once, before any of them ends.
+
+        torchrun ends all processes as soon as one has ended; the words and the exit codes would be lost.
+        """
+        if self._control is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if self.is_first:
+                show_error(error)
+            error.told = True
+            dist.barrier(group=self._control)
+
     def close(self) -> None:
         """Leave the group; the process may form another one."""
         if dist.is_initialized():
@@ -118,18 +132,29 @@ class World:
         self.accelerator.state._reset_state(reset_partial_state=True)
 
 
-def open_world(train: TrainConfig, environ: Mapping[str, str] = os.environ) -> World:
-    """Find the device and the other processes. Raises EngineError where the machine or the way of starting is wrong."""
-    # Accelerate takes two seconds to import; a wrong environment is said at once.
+@contextmanager
+def opened_world(train: TrainConfig, environ: Mapping[str, str] = os.environ) -> Iterator[World]:
+    """The world, left in good order. Raises EngineError where the machine or the way of starting is wrong."""
+    world = _open(train, environ)
+    try:
+        _require_size("WORLD_SIZE", "the environment says", environ, world)
+        _require_size("GPTOPS_EXPECTED_PROCESSES", "the run was asked to have", environ, world)
+        yield world
+    except TrainerError as error:
+        if error.on_every_rank:
+            world.tell(error)
+        raise
+    finally:
+        world.close()
+
+
+def _open(train: TrainConfig, environ: Mapping[str, str]) -> World:
     _require_launcher(environ)
     uses_cpu = _uses_cpu(train, environ)
     precision = chosen_precision(train.precision, "cpu" if uses_cpu else "cuda")
     if not uses_cpu:
         _require_gpu_for_every_process(environ)
-    world = World(_accelerator(uses_cpu, precision, environ), precision)
-    _require_size("WORLD_SIZE", "the environment says", environ, world)
-    _require_size("GPTOPS_EXPECTED_PROCESSES", "the run was asked to have", environ, world)
-    return world
+    return World(_accelerator(uses_cpu, precision, environ), precision)
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, TrainerError | None]:
@@ -191,8 +216,7 @@ def _accelerator(uses_cpu: bool, precision: Precision, environ: Mapping[str, str
         cpu=uses_cpu,
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[
-            # The model has no buffers, and a gradient that is a view of its bucket is not copied.
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # or each gradient is there twice
             # A backend that is named is taken for a group that exists; a lone process has none.
             *([InitProcessGroupKwargs(backend="gloo")] if uses_cpu and "LOCAL_RANK" in environ else []),
         ],

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from trainer.config import RunConfig, run_config
 from trainer.console import Console
-from trainer.distributed import World, open_world
+from trainer.distributed import World, opened_world
 from trainer.engine import Outcome, train
 from trainer.errors import EngineError
 from trainer.generate import generate
@@ -31,21 +33,21 @@ _FIRST, _THEN = 10, 20
 def dry_run(stage: str, config: RunConfig | None) -> None:
     """Print the plan of `config` (of the tiny run where there is none) and do the tiny run. Raises TrainerError."""
     settings = config or RunConfig()
-    world = open_world(settings.train)
-    console = Console(world.is_first)
+    with opened_world(settings.train) as world, _temporary_folder(world) as folder:
+        console = Console(world.is_first)
+        console.say("the plan of this configuration" if config else "the plan of a run without a configuration")
+        console.say(plan_text(training_plan(settings, num_gpus=world.num_processes)))
+        _prove(stage, _tiny_config(folder, settings, world), world, console)
+
+
+@contextmanager
+def _temporary_folder(world: World) -> Iterator[Path]:
+    folder = world.on_first(lambda: Path(tempfile.mkdtemp(prefix="gptops-dry-run-")))
     try:
-        folder = world.on_first(lambda: Path(tempfile.mkdtemp(prefix="gptops-dry-run-")))
-        try:
-            tiny = _tiny_config(folder, settings, world)
-            plan = training_plan(config or tiny, num_gpus=world.num_processes)
-            console.say("the plan" if config else "the plan of the tiny model that follows")
-            console.say(plan_text(plan))
-            _prove(stage, tiny, world, console)
-        finally:
-            if world.is_first:
-                shutil.rmtree(folder, ignore_errors=True)
+        yield folder
     finally:
-        world.close()
+        if world.is_first:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prove(stage: str, tiny: RunConfig, world: World, console: Console) -> None:

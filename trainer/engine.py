@@ -8,7 +8,6 @@ together at the edge of a step. The engine contains no stage's name, and it is t
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 
 import torch
 
-from trainer import checkpoint as files
 from trainer import manifest
+from trainer.checkpoint import TrainState, config_sha256, load_tensors, num_bytes, read_state, require_room
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.distributed import World
@@ -27,8 +26,9 @@ from trainer.metrics import FILE_NAME, Meter, MetricsFile, StepRow, peak_memory_
 from trainer.model import GPT
 from trainer.optim import make_optimizer
 from trainer.quoting import shown
-from trainer.random_state import RandomState, random_state, restore_random_state, seed_process
-from trainer.resume import checkpoint_to_resume, require_compatible, set_aside_newer
+from trainer.random_state import RandomState, restore_random_state, seed_process
+from trainer.resume import checkpoint_to_resume
+from trainer.saving import Saver
 from trainer.schedule import lr_of
 from trainer.signals import StopRequest
 from trainer.sizing import grad_accum_steps, mfu
@@ -55,10 +55,10 @@ def train(config: RunConfig, stage: Stage[Any], world: World, console: Console) 
     `config.out_dir` must exist and be this run's alone. Raises CheckpointError and EngineError.
     """
     training = _Training(config, stage, world, console)
-    training.begin()
-    with StopRequest() as stop:
+    with StopRequest(deaf_afterwards=world.num_processes > 1) as stop:
+        training.begin()
         training.run(stop)
-    return Outcome(training.step, training.newest, training.val_loss, training.stopped_by)
+    return training.outcome()
 
 
 class _Training:
@@ -66,7 +66,7 @@ class _Training:
 
     def __init__(self, config: RunConfig, stage: Stage[Any], world: World, console: Console) -> None:
         self._config, self._stage, self._world, self._console = config, stage, world, console
-        self._folder = files.folder_of(Path(config.out_dir))
+        self._saver = Saver(config, world, console)
         self._metrics = MetricsFile(Path(config.out_dir) / FILE_NAME)
         torch.manual_seed(config.seed)
         self._model = GPT(config.model).to(world.device)
@@ -79,10 +79,7 @@ class _Training:
         self._meter = Meter()
         self._gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
         self._tokens = 0
-        self._best_loss: float | None = None
-        self._best_step: int | None = None
         self.step = 0
-        self.newest: Path | None = None
         self.val_loss: float | None = None
         self.stopped_by = ""
 
@@ -90,42 +87,32 @@ class _Training:
 
     def begin(self) -> None:
         """Start afresh or from the newest whole checkpoint, as the configuration wants it."""
-        self.newest = self._world.on_first(self._choose)
-        if self.newest is None:
+        chosen = self._world.on_first(self._choose)
+        if chosen is None:
             seed_process(self._config.seed, self._world.rank)
         else:
-            newest = self.newest
-            self._world.on_all(lambda: self._load(newest))
+            self._world.on_all(lambda: self._load(chosen))
 
     def _choose(self) -> Path | None:
-        """Tidy the folder and say which checkpoint to go on from. Rank 0 alone."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            files.sweep(self._folder)
-            chosen = checkpoint_to_resume(self._config, self._folder, self._console)
-            if chosen is not None:
-                require_compatible(chosen, self._config, self._console)
-            step = (manifest.step_of(chosen.name) or 0) if chosen else 0
-            set_aside_newer(self._folder, step, self._console)
-            files.require_room(self._folder, 3 * files.num_bytes(self._model.state_dict()))
-            self._metrics.drop_after(step)
-        except OSError as error:
-            raise CheckpointError(f"cannot use {shown(self._folder)}", why=str(error.strerror)) from error
+        """Which checkpoint to go on from; what belongs to a later step is put out of the way. Rank 0 alone."""
+        chosen = checkpoint_to_resume(self._config, self._saver.folder, self._console)
+        require_room(self._saver.folder, 3 * num_bytes(self._model.state_dict()))
+        self._metrics.drop_after((manifest.step_of(chosen.name) or 0) if chosen else 0)
         return chosen
 
     def _load(self, chosen: Path) -> None:
-        state = files.read_state(chosen)
+        state = read_state(chosen)
         if state.stage != self._stage.name:
             raise CheckpointError(
                 f"{shown(chosen)} is of a {state.stage} run, this one is {self._stage.name}",
                 hint="start a new run: `out_dir=runs/another`",
             )
         self._stage.load_state_dict(state.stage_state)
-        files.load_tensors(chosen, self._model, self._optimizer)
+        load_tensors(chosen, self._model, self._optimizer)
         if self._stepper.scaler and state.scaler:
             self._stepper.scaler.load_state_dict(state.scaler)
         self.step, self._tokens, self.val_loss = state.step, state.tokens, state.val_loss
-        self._best_loss, self._best_step = state.best_val_loss, state.best_step
+        self._saver.resume_from(chosen, state)
         self._console.say(f"resumed from `{chosen.name}`: step {self.step}/{self._config.train.max_steps}")
         self._restore_random(state.random)
 
@@ -136,6 +123,10 @@ class _Training:
         seed_process(self._config.seed, self._world.rank, self.step)
         self._console.say(f"{len(states)} processes became {self._world.num_processes}: same data order, other dropout")
 
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        return Outcome(self.step, self._saver.newest, self.val_loss, self.stopped_by)
+
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self, stop: StopRequest) -> None:
@@ -143,7 +134,7 @@ class _Training:
         self._policy.train()
         if self.step and self.val_loss is None and self._due(self._config.eval.every_steps):
             self._validate(stop)  # what a stop had kept from being measured
-            self._consider_best()
+            self._saver.consider(self.step, self.val_loss)
         batches = self._stage.batches(self._policy)
         asked = self._world.any(bool(stop.reason))
         while self.step < self._config.train.max_steps and not asked:
@@ -181,10 +172,11 @@ class _Training:
         return self.step % every_steps == 0 or self.step == self._config.train.max_steps
 
     def _not_finite(self, gradients: Gradients) -> EngineError:
+        newest = self._saver.newest
         error = EngineError(
             f"step {self.step + 1} is not finite: loss {gradients.loss}, gradient norm {gradients.grad_norm}",
             why="the weights were not touched; "
-            + (f"the last good checkpoint is {shown(self.newest)}" if self.newest else "there is no checkpoint yet"),
+            + (f"the last good checkpoint is {shown(newest)}" if newest else "there is no checkpoint yet"),
             hint=f"start again with a lower rate: `optim.lr={self._config.optim.lr / 2:g}`",
         )
         error.on_every_rank = True
@@ -257,34 +249,12 @@ class _Training:
             self._metrics.append(row)
             self._console.say(line)
 
-    # --- saving ------------------------------------------------------------------------------------------------------
-
     def _save(self) -> None:
-        self._consider_best()
-        states = self._world.gather(random_state(self._world.device))
-        self.newest = self._world.on_first(lambda: self._write(states))
+        self._saver.consider(self.step, self.val_loss)
+        self._saver.save(self._state, self._model, self._optimizer, self._stage.tokenizer)
 
-    def _consider_best(self) -> None:
-        if self.val_loss is not None and (self._best_loss is None or self.val_loss < self._best_loss):
-            self._best_loss, self._best_step = self.val_loss, self.step
-
-    def _write(self, states: list[RandomState]) -> Path:
-        began = time.perf_counter()
-        published = files.write_checkpoint(
-            self._folder,
-            self._state(states),
-            config=self._config,
-            model=self._model,
-            optimizer=self._optimizer,
-            tokenizer=self._stage.tokenizer,
-        )
-        size = manifest.read_manifest(published).total_bytes
-        self._console.say(f"saved `{published.name}` ({_size(size)}, {time.perf_counter() - began:.1f} s)")
-        self._rotate()
-        return published
-
-    def _state(self, states: list[RandomState]) -> files.TrainState:
-        return files.TrainState(
+    def _state(self, states: list[RandomState]) -> TrainState:
+        return TrainState(
             step=self.step,
             tokens=self._tokens,
             stage=self._stage.name,
@@ -292,23 +262,8 @@ class _Training:
             random=states,
             scaler=self._stepper.scaler.state_dict() if self._stepper.scaler else None,
             val_loss=self.val_loss,
-            best_val_loss=self._best_loss,
-            best_step=self._best_step,
+            best_val_loss=self._saver.best_loss,
+            best_step=self._saver.best_step,
             tokenizer=self._stage.tokenizer.identity,
-            config_sha256=files.config_sha256(self._config),
+            config_sha256=config_sha256(self._config),
         )
-
-    def _rotate(self) -> None:
-        settings = self._config.checkpoint
-        try:
-            files.rotate(
-                self._folder,
-                keep_last=settings.keep_last,
-                keep_step=self._best_step if settings.keep_best else None,
-            )
-        except OSError as error:  # the new checkpoint is safe; an old one that stays costs nothing but room
-            self._console.say(f"could not remove an old checkpoint: {error}")
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

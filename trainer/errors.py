@@ -35,6 +35,8 @@ class TrainerError(Exception):
     exit_code = ExitCode.BUG
     on_every_rank = False
     """Raised by all processes of a run alike, so that one of them is enough to tell."""
+    told = False
+    """Shown already."""
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
         super().__init__(what)

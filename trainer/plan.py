@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.console import duration
+from trainer.console import duration, size_text
 from trainer.sizing import TrainingPlan
 
 
@@ -12,7 +12,7 @@ def plan_text(plan: TrainingPlan) -> str:
         ("parameters", f"{plan.parameters:,}"),
         ("tokens", f"{plan.tokens:,} = {plan.steps:,} steps x {plan.tokens_per_step:,}"),
         ("micro-batches", f"{plan.grad_accum_steps} a step on each of {plan.num_gpus} GPUs"),
-        ("memory", f"{_gib(plan.memory.total)} on each GPU in {plan.precision} ({_parts(plan)})"),
+        ("memory", f"{size_text(plan.memory.total)} on each GPU in {plan.precision} ({_parts(plan)})"),
         ("compute", f"{plan.flops:.2e} FLOPs"),
     ]
     lines = [f"{name:<14} {text}" for name, text in rows]
@@ -23,8 +23,4 @@ def plan_text(plan: TrainingPlan) -> str:
 
 def _parts(plan: TrainingPlan) -> str:
     parts = {name: getattr(plan.memory, name) for name in ("weights", "gradients", "moments", "activations")}
-    return ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    return ", ".join(f"{name} {size_text(size)}" for name, size in parts.items())

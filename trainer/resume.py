@@ -7,13 +7,12 @@ make the weights, the moments or the order of the data mean something else is re
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer import manifest
-from trainer.checkpoint import read_config
+from trainer.checkpoint import read_config, sweep
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.errors import CheckpointError
@@ -47,8 +46,22 @@ _CHANGES_ROUNDING = ("train.micro_batch_size", "train.precision", "train.device"
 def checkpoint_to_resume(config: RunConfig, folder: Path, console: Console) -> Path | None:
     """The newest whole checkpoint in `folder`, as `config.resume` wants it; None to start afresh.
 
-    Raises CheckpointError where there is none and there must be, or where there are some and there must not be.
+    Leaves in `folder` nothing half built and nothing newer. Raises CheckpointError where there is none and there must
+    be, where there are some and there must not be, and where its settings are not those of `config`.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        chosen = _chosen(config, folder, console)
+        if chosen is not None:
+            _require_compatible(chosen, config, console)
+            _set_newer_aside(folder, chosen, console)
+    except OSError as error:
+        raise CheckpointError(f"cannot use {shown(folder)}", why=error.strerror or str(error)) from error
+    return chosen
+
+
+def _chosen(config: RunConfig, folder: Path, console: Console) -> Path | None:
     published = manifest.checkpoints(folder)
     if config.resume == "never" and published:
         raise CheckpointError(
@@ -82,21 +95,18 @@ def _newest_whole(published: list[Path], console: Console) -> Path | None:
     return None
 
 
-def set_aside_newer(folder: Path, step: int, console: Console) -> None:
-    """Rename the (broken) checkpoints beyond `step` to `step_N.broken`: their names will be needed again."""
-    for checkpoint in manifest.checkpoints(folder):
-        if (manifest.step_of(checkpoint.name) or 0) > step:
-            aside = checkpoint.with_name(checkpoint.name + ".broken")
-            try:
-                if aside.exists():  # broken twice at the same step: the first one has taught what it could
-                    manifest.remove(aside)
-                os.replace(checkpoint, aside)
-            except OSError as error:
-                raise CheckpointError(f"cannot set {shown(checkpoint)} aside", why=str(error.strerror)) from error
-            console.say(f"set `{checkpoint.name}` aside as `{aside.name}`")
+def _set_newer_aside(folder: Path, chosen: Path, console: Console) -> None:
+    """Rename the broken checkpoints that are newer to `step_N.broken`: their names will be needed again."""
+    published = manifest.checkpoints(folder)
+    for checkpoint in published[published.index(chosen) + 1 :]:
+        aside = checkpoint.with_name(checkpoint.name + ".broken")
+        if aside.exists():  # broken twice at the same step: the first one has taught what it could
+            manifest.remove(aside)
+        checkpoint.rename(aside)
+        console.say(f"set it aside as `{aside.name}`")
 
 
-def require_compatible(checkpoint: Path, config: RunConfig, console: Console) -> None:
+def _require_compatible(checkpoint: Path, config: RunConfig, console: Console) -> None:
     """Refuse a configuration the checkpoint does not fit, naming each field; say what changed and may."""
     old, new = _flat(read_config(checkpoint)), _flat(config.model_dump(mode="json"))
     changed = {key: (old[key], new[key]) for key in old if key in new and old[key] != new[key]}

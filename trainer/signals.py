@@ -17,9 +17,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class StopRequest:
     """While entered, the signals set `reason` instead of ending the process. A second Ctrl-C ends it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, deaf_afterwards: bool) -> None:
+        """`deaf_afterwards`: ignore the signals once left. torchrun sends SIGTERM to every process when the first one
+        has ended, and a process that dies of that has lost its exit code."""
         self.reason = ""
         """The signal's name, or "" while nobody asked."""
+        self._deaf_afterwards = deaf_afterwards
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -31,7 +34,7 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._deaf_afterwards else handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.reason = signal.Signals(number).name

@@ -8,7 +8,7 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.console import Console
-from trainer.distributed import World, open_world
+from trainer.distributed import World, opened_world
 from trainer.engine import Outcome, train
 from trainer.out_dir import claimed
 from trainer.sizing import grad_accum_steps, num_parameters
@@ -17,14 +17,11 @@ from trainer.stages import open_stage
 
 def run_stage(name: str, config: RunConfig) -> Outcome:
     """Train the stage called `name`. Every process of the run calls this. Raises TrainerError."""
-    world = open_world(config.train)
-    try:
+    with opened_world(config.train) as world:
         console = Console(world.is_first)
         console.say(_headline(name, config, world))
         with claimed(Path(config.out_dir), world):
             return train(config, open_stage(name, config, world, console), world, console)
-    finally:
-        world.close()
 
 
 def _headline(name: str, config: RunConfig, world: World) -> str:

@@ -50,28 +50,31 @@ class PretrainStage:
 
     name = "pretrain"
 
-    def __init__(self, config: RunConfig, world: World, shards: ShardSet) -> None:
+    def __init__(
+        self, config: RunConfig, shards: ShardSet, *, rank: int, num_processes: int, device: torch.device
+    ) -> None:
         shards.require_vocabulary(config.model.vocab_size)
         self.tokenizer: Tokenizer = shards.load_tokenizer()
-        self._config, self._world, self._shards = config, world, shards
+        self._config, self._shards = config, shards
+        self._rank, self._num_processes, self._device = rank, num_processes, device
         self._train = TokenRows(shards, "train", config.model.max_seq_len)
         self._val = TokenRows(shards, "val", config.model.max_seq_len)
         self._next_sample = 0
 
     def batches(self, policy: nn.Module) -> Iterator[TokenBatch]:
-        micro, world = self._config.train.micro_batch_size, self._world
+        micro = self._config.train.micro_batch_size
         while True:
-            first = self._next_sample + world.rank * micro
-            self._next_sample += world.num_processes * micro
+            first = self._next_sample + self._rank * micro
+            self._next_sample += self._num_processes * micro
             samples = np.arange(first, first + micro)
             yield self._batch(self._train, order(self._config.seed, samples, self._train.num_rows))
 
     def validation_batches(self) -> Iterator[TokenBatch]:
-        """The first rows of the split. A rank without rows in the last round gets none, and one batch fewer."""
-        micro, world = self._config.train.micro_batch_size, self._world
+        """The first rows of the split; in the last round a rank may get fewer, or an empty batch."""
+        micro = self._config.train.micro_batch_size
         end = min(self._config.eval.num_batches * micro, self._val.num_rows)
-        for first in range(0, end, world.num_processes * micro):
-            mine = first + world.rank * micro
+        for first in range(0, end, self._num_processes * micro):
+            mine = first + self._rank * micro
             yield self._batch(self._val, np.arange(mine, max(mine, min(mine + micro, end))))
 
     def loss(self, policy: nn.Module, batch: TokenBatch) -> LossOutput:
@@ -91,8 +94,8 @@ class PretrainStage:
 
     def _batch(self, rows: TokenRows, indices: np.ndarray[Any, np.dtype[np.int64]]) -> TokenBatch:
         tokens = torch.from_numpy(rows.rows(indices))
-        if self._world.device.type == "cuda":
-            tokens = tokens.pin_memory().to(self._world.device, non_blocking=True)
+        if self._device.type == "cuda":
+            tokens = tokens.pin_memory().to(self._device, non_blocking=True)
         return TokenBatch(tokens[:, :-1], tokens[:, 1:])
 
 
@@ -100,4 +103,4 @@ def open_pretrain(config: RunConfig, world: World, console: Console) -> Pretrain
     """The stage with its corpus prepared in `out_dir/data`, which one rank does while the others wait."""
     shards = world.first_then_all(lambda: prepare_data(config.data, Path(config.out_dir) / "data", console))
     console.say(summary(shards))
-    return PretrainStage(config, world, shards)
+    return PretrainStage(config, shards, rank=world.rank, num_processes=world.num_processes, device=world.device)
