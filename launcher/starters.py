@@ -15,8 +15,6 @@ from launcher.jobs import JobSpec
 
 CONFIG = "../train.yaml"
 """The training's configuration, seen from the code, where the training runs."""
-OUT_DIR = ".."
-"""The run's folder, seen from there: a relative path needs no quoting, whatever the home is called."""
 
 
 @dataclass(frozen=True)

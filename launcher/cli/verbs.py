@@ -31,7 +31,7 @@ class Escaped(Exception):
     """Carries its cause past Typer, which turns Ctrl-C and broken pipes into silent exits."""
 
 
-START, MACHINES, RUNS = "Start", "Machines", "Runs"
+PANELS = START, MACHINES, RUNS = "Start", "Machines", "Runs"
 
 VERBS = (
     Verb("init", "launcher.cli.project", START),
@@ -39,17 +39,20 @@ VERBS = (
     Verb("doctor", "launcher.cli.project", START),
     Verb("schema", "launcher.cli.project", START),
     Verb("upload", "launcher.cli.project", RUNS),
+    Verb("train", "launcher.cli.runs", RUNS),
+    Verb("logs", "launcher.cli.runs", RUNS),
     Verb("sync", "launcher.cli.checkpoints", RUNS),
+    Verb("stop", "launcher.cli.runs", RUNS),
     Verb("test-remote", "launcher.cli.preflight", MACHINES),
 )
-"""In the order of `gptops --help`."""
+"""In the order of `gptops --help`, panel by panel."""
 
 
 class VerbGroup(typer.core.TyperGroup):
     """Finds a verb's command in its module, and lets no exception be swallowed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [verb.name for verb in VERBS]
+        return [verb.name for verb in sorted(VERBS, key=lambda verb: PANELS.index(verb.panel))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:

@@ -1,0 +1,109 @@
+"""Stay with a run: its log as it comes, until it has ended, or until nobody wants to look any more.
+
+Leaving never touches the run. What the host says at the end is written to the
+ledger, also of a run whose `train` was killed before it could write anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.clock import Clock
+from launcher.commands import runs as commands
+from launcher.errors import NotFound, ProviderError, Unreachable
+from launcher.launch import resolve
+from launcher.ledger import Ledger, RunRow, RunState
+from launcher.log_stream import LogCopy, Sink
+from launcher.logs import Follower, Notice, pull_log
+from launcher.outcome import LINES_SHOWN, require_no_failure
+from launcher.paths import LocalRun, RemoteRun, StatePaths
+from launcher.since import Since
+from launcher.status import Phase, RunStatus, read_status
+from launcher.transport import Transport
+from launcher.watch import connection_to
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A run, and a connection to the host it is on."""
+
+    row: RunRow
+    transport: Transport
+    ledger: Ledger
+    state: StatePaths
+    clock: Clock
+    notice: Notice
+
+    @property
+    def remote(self) -> RemoteRun:
+        return RemoteRun(self.row.run_id)
+
+    @property
+    def local(self) -> LocalRun:
+        return LocalRun(Path(self.row.local_root))
+
+    @property
+    def copy(self) -> LogCopy:
+        """The log at home."""
+        return LogCopy(self.local.log)
+
+    def follow(self, sink: Sink, *, start: int) -> RunStatus:
+        """Give the log on from byte `start` until the run has ended. Raises RunFailed, or NotFound where it is gone."""
+        follower = Follower(
+            self.transport, self.remote, self.local, sink, self.notice, self._is_open, self.clock, shown=start
+        )
+        status = follower.follow()
+        if status is None:
+            raise NotFound(
+                f"`{self.row.host_name}` is gone, and `{self.row.run_id}` with it",
+                why=f"what came home of it lies in {self.local.root}",
+                hint=f"gptops logs {self.row.run_id}",
+            )
+        self.record(status)
+        require_no_failure(self.row, status, self.copy.tail(LINES_SHOWN))
+        return status
+
+    def look(self) -> RunStatus:
+        """How the run is now, with everything its log has now at home."""
+        status = read_status(self.transport, self.remote)
+        if status.phase is not Phase.ABSENT:
+            pull_log(self.transport, self.remote, self.local, self.notice)
+        self.record(status)
+        return status
+
+    def offset(self, since: Since) -> int:
+        """The byte of the log that `since` means."""
+        if since.seconds is None:
+            return since.offset
+        result = self.transport.run(commands.log_offset_before(self.remote, since.seconds))
+        text = result.stdout.strip()
+        return int(text) if text.isdecimal() else 0
+
+    def record(self, status: RunStatus) -> None:
+        """Bring the ledger up to what the host says."""
+        if self.row.state is RunState.PREPARING and status.phase is not Phase.ABSENT:
+            resolve(self.row, status, self.transport, self.ledger)
+        elif status.phase in (Phase.ENDED, Phase.LOST):
+            self.ledger.mark_run(self.row.run_id, RunState.ENDED, exit_code=status.exit_code)
+
+    def _is_open(self) -> bool:
+        try:
+            connection_to(self.row, self.ledger, self.state, self.clock).close()
+        except NotFound:
+            return False
+        except (ProviderError, Unreachable):
+            return True  # the network is away, for the provider too
+        return True
+
+
+@contextmanager
+def attached(row: RunRow, ledger: Ledger, state: StatePaths, clock: Clock, notice: Notice) -> Iterator[Attached]:
+    """For the time of the block. Raises NotFound where the run's host is gone."""
+    transport = connection_to(row, ledger, state, clock)
+    try:
+        yield Attached(row, transport, ledger, state, clock, notice)
+    finally:
+        transport.close()

@@ -1,0 +1,289 @@
+"""Verbs about runs: train, logs, stop."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launcher import console
+from launcher.cli.options import Json, examples
+from launcher.errors import NotFound, Unreachable
+
+if TYPE_CHECKING:
+    from launcher.attach import Attached
+    from launcher.clock import Clock
+    from launcher.launch_plan import LaunchPlan
+    from launcher.ledger import InstanceRow, Ledger, RunRow
+    from launcher.log_stream import LogCopy, Sink
+    from launcher.paths import StatePaths
+    from launcher.status import RunStatus
+
+app = typer.Typer()
+
+RunArgument = Annotated[
+    str | None, typer.Argument(help="Run, or the beginning of its name; left out where only one is possible.")
+]
+
+# What these verbs need is imported inside them: `gptops --help` needs none of it.
+
+
+@app.command(
+    epilog=examples(
+        "gptops train demo",
+        "gptops train demo train.max_steps=200 optim.lr=3e-4",
+        "gptops train pretrain --host vast-1a2b --detach",
+        "gptops train demo --dry-run",
+    )
+)
+def train(
+    job: Annotated[str, typer.Argument(help="A job of jobs.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Training values laid over the job's.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Which open host; left out where only one is open.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Start the run and return; print its id.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and touch nothing.")] = False,
+    skip_setup: Annotated[bool, typer.Option("--skip-setup", help="Use the host's environment as it is.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Train a job on an open host: upload, set up, start, and stream the log.
+
+    The run goes on without this command: Ctrl-C detaches, and `gptops logs -f` comes back to it. Ends with 0 when the
+    training succeeded, 9 when it failed, 75 when it was stopped.
+    """
+    from launcher.attach import attached
+    from launcher.clock import SystemClock
+    from launcher.launch_plan import plan_json, plan_text
+    from launcher.ledger import Ledger
+    from launcher.paths import state_paths
+
+    state, clock = state_paths(), SystemClock()
+    with Ledger(state.ledger, clock) as ledger:
+        plan, on = _plan(job, overrides or [], host, skip_setup, dry_run, ledger, clock)
+        if dry_run:
+            console.emit_json(plan_json(plan)) if as_json else console.emit(plan_text(plan))
+            return 0
+        assert on is not None
+        row = _launch(plan, on, ledger, state, clock)
+        _tell_started(row, detach=detach, as_json=as_json)
+        if detach:
+            return 0
+        with attached(row, ledger, state, clock, console.say) as run:
+            return _stay(run, start=0, as_json=as_json)
+
+
+@app.command(
+    epilog=examples("gptops logs", "gptops logs -f", "gptops logs demo-1017 --since 10m", "gptops logs --since 4096")
+)
+def logs(
+    run: RunArgument = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Begin that long ago (90s, 10m, 2h, 1d), or at that byte of the log (4096).")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Print the log of a run, and keep a copy at home.
+
+    Without -f it prints what there is and ends. A copy lies in runs/RUN/train.log, which is also shown when the host
+    is gone. With -f it ends as `gptops train` does: 0, 9 when the training failed, 75 when it was stopped.
+    """
+    from launcher.attach import attached
+    from launcher.clock import SystemClock
+    from launcher.ledger import Ledger
+    from launcher.log_stream import LogCopy
+    from launcher.paths import LocalRun, state_paths
+    from launcher.select import pick_run
+    from launcher.since import parse_since
+
+    state, clock, beginning = state_paths(), SystemClock(), parse_since(since)
+    with Ledger(state.ledger, clock) as ledger:
+        row = pick_run(ledger, run)
+        copy, status, start = LogCopy(LocalRun(Path(row.local_root)).log), None, beginning.offset
+        try:
+            with attached(row, ledger, state, clock, console.say) as there:
+                start = there.offset(beginning)
+                if follow:
+                    return _stay(there, start=start, as_json=as_json)
+                status = there.look()
+        except (NotFound, Unreachable) as error:
+            if follow or not copy.size:
+                raise
+            console.warn(f"{error.what}; this is the copy at home")
+        _print_copy(row, copy, start, status, as_json=as_json)
+        return 0
+
+
+@app.command(epilog=examples("gptops stop", "gptops stop demo-1017 --grace 60"))
+def stop(
+    run: RunArgument = None,
+    grace: Annotated[int, typer.Option(min=0, help="Seconds it gets to save before it is killed.")] = 300,
+    as_json: Json = False,
+) -> None:
+    """Stop a run: let it save a checkpoint, end every process of it, and prove that.
+
+    The host stays open, and billing where it bills: `gptops down` ends that. Stopping what has ended changes nothing.
+    """
+    from launcher.attach import attached
+    from launcher.clock import SystemClock
+    from launcher.ledger import Ledger
+    from launcher.paths import state_paths
+    from launcher.select import pick_run
+    from launcher.stop import stop_run
+
+    state, clock = state_paths(), SystemClock()
+    with Ledger(state.ledger, clock) as ledger:
+        row = pick_run(ledger, run)
+        with attached(row, ledger, state, clock, console.say) as there:
+            console.say(f"asking `{row.run_id}` to save and end; it gets {grace} s")
+            try:
+                status = stop_run(there.transport, there.remote, grace_seconds=grace)
+            except KeyboardInterrupt:
+                console.say(f"its host goes on stopping it; look again with `gptops stop {row.run_id}`")
+                raise
+            there.record(status)
+    _tell_stopped(row, status, as_json=as_json)
+
+
+# What they say
+
+
+def _plan(
+    job_name: str, overrides: list[str], host: str | None, skip_setup: bool, dry_run: bool, ledger: Ledger, clock: Clock
+) -> tuple[LaunchPlan, InstanceRow | None]:
+    """Everything that can be wrong without a host is found here, and the host; nothing is touched."""
+    from launcher.jobs import require_supported
+    from launcher.jobs_file import load_jobs, resolve_train, shown
+    from launcher.launch_plan import new_run_id, plan_run
+    from launcher.project import JOBS_FILE, find_project
+    from launcher.snapshot import snapshot
+
+    project = find_project(Path.cwd())
+    jobs = load_jobs(project.jobs_file or Path(JOBS_FILE))
+    job = jobs.job(job_name)
+    require_supported(job, job_name, shown(jobs.path))
+    config = resolve_train(job, job_name, jobs, overrides)
+    on = _host(ledger, host, job.provider, may_be_none=dry_run)
+    plan = plan_run(
+        project,
+        job_name,
+        job,
+        config,
+        snapshot(project.root),
+        run_id=new_run_id(job_name, clock.now(), os.urandom(2).hex()),
+        host=(on.name, on.gpus) if on else None,
+        environment=os.environ,
+        skip_setup=skip_setup,
+    )
+    return plan, on
+
+
+def _host(ledger: Ledger, name: str | None, provider: str, *, may_be_none: bool) -> InstanceRow | None:
+    from launcher.select import pick_host
+
+    if name is None and not ledger.instances():
+        if may_be_none:
+            return None
+        raise NotFound("no host is open to train on", hint=f"gptops up --provider {provider}")
+    return pick_host(ledger, name)
+
+
+def _launch(plan: LaunchPlan, on: InstanceRow, ledger: Ledger, state: StatePaths, clock: Clock) -> RunRow:
+    from launcher.launch import Means, launch
+    from launcher.reach import transport_to
+    from launcher.upload import preview
+
+    for line in preview(plan.code):
+        console.say(line)
+    for warning in plan.code.warnings:
+        console.warn(warning)
+    transport = transport_to(on, state, clock)
+    try:
+        return launch(plan, on, Means(transport, ledger, state, clock, console.say, console.progress))
+    finally:
+        transport.close()
+
+
+def _tell_started(row: RunRow, *, detach: bool, as_json: bool) -> None:
+    """Before a byte of the log: from here on the run can be found, whatever becomes of this process."""
+    if as_json:
+        _emit_line(
+            {"run_id": row.run_id, "host": row.host_name, "local_root": row.local_root, "state": row.state.value}
+        )
+    elif detach:
+        console.emit(row.run_id)
+    console.say(f"`{row.run_id}` runs on `{row.host_name}` by itself now; {_way_back(row)}")
+
+
+def _way_back(row: RunRow) -> str:
+    return f"come back with `gptops logs {row.run_id} -f`, end it with `gptops stop {row.run_id}`"
+
+
+def _stay(run: Attached, *, start: int, as_json: bool) -> int:
+    """Stream until the run has ended. Returns what the shell is told."""
+    from launcher.outcome import ending, exit_code_of
+
+    sink = _json_lines() if as_json else _raw
+    try:
+        status = run.follow(sink, start=start)
+    except KeyboardInterrupt:
+        console.say(f"detached; `{run.row.run_id}` goes on: {_way_back(run.row)}")
+        raise
+    if as_json:
+        _emit_line(_status_json(run.row, status))
+    console.say(ending(run.row, status))
+    return exit_code_of(status)
+
+
+def _raw(_position: int, block: bytes) -> None:
+    console.emit_bytes(block)
+
+
+def _json_lines() -> Sink:
+    """One JSON object a piece of log. A character that was cut in two goes into the later piece."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def emit(position: int, block: bytes) -> None:
+        _emit_line({"offset": position, "bytes": len(block), "text": decoder.decode(block)})
+
+    return emit
+
+
+def _print_copy(row: RunRow, copy: LogCopy, start: int, status: RunStatus | None, *, as_json: bool) -> None:
+    if as_json:
+        text = copy.read(start, copy.size).decode("utf-8", errors="replace")
+        known = {"run_id": row.run_id, "phase": None} if status is None else _status_json(row, status)
+        console.emit_json({**known, "offset": start, "text": text})
+        return
+    while block := copy.read(start, start + (1 << 20)):
+        console.emit_bytes(block)
+        start += len(block)
+
+
+def _tell_stopped(row: RunRow, status: RunStatus, *, as_json: bool) -> None:
+    from launcher.outcome import ending, never_started
+    from launcher.status import Phase
+
+    if status.phase is Phase.ABSENT:
+        raise never_started(row)
+    if as_json:
+        console.emit_json(_status_json(row, status))
+    elif status.has_succeeded or status.was_stopped:
+        console.say(ending(row, status))
+    else:
+        console.say(f"`{row.run_id}` had ended already, with exit code {status.exit_code}")
+
+
+def _status_json(row: RunRow, status: RunStatus) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"run_id": row.run_id, "host": row.host_name, **asdict(status), "phase": status.phase.value}
+
+
+def _emit_line(value: dict[str, Any]) -> None:
+    console.emit(json.dumps(value))
