@@ -26,18 +26,17 @@ class OutputClosed(Exception):
 
 def say(text: str) -> None:
     """One line of talk on stderr."""
-    sys.stderr.write(printable(text) + "\n")
-    sys.stderr.flush()
+    _talk(printable(text))
 
 
 def warn(text: str) -> None:
     """Something the user should know that stops nothing."""
-    say(f"{styled('warning:', 'yellow', sys.stderr)} {text}")
+    _talk(f"{styled('warning:', 'yellow', sys.stderr)} {printable(text)}")
 
 
 def emit(text: str) -> None:
     """One line of data on stdout."""
-    emit_bytes((printable(text) + "\n").encode(_encoding(sys.stdout), "backslashreplace"))
+    _data(printable(text))
 
 
 def emit_bytes(data: bytes) -> None:
@@ -62,7 +61,7 @@ def show_error(error: GptopsError) -> None:
     for name, text, colour in (("error", error.what, "red"), ("why", error.why, "bold"), ("hint", error.hint, "green")):
         if text:
             label = styled(f"{name}:", colour, sys.stderr) + " " * (7 - len(name) - 1)
-            say(label + _hanging(text, 7))
+            _talk(label + printable(_hanging(text, 7)))
 
 
 def error_json(error: GptopsError) -> dict[str, Any]:
@@ -77,8 +76,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str =
     widths = [max(_width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
     if title:
-        emit(styled(title, "bold", sys.stdout))
-    emit(styled(_row(columns, widths, right), "bold", sys.stdout))
+        _data(styled(printable(title), "bold", sys.stdout))
+    _data(styled(_row(columns, widths, right), "bold", sys.stdout))
     for row in cells:
         emit(_row(row, widths, right))
 
@@ -105,7 +104,7 @@ def progress(description: str, total: float) -> Iterator[Update]:
 
 def printable(text: str) -> str:
     """`text` without what would move a terminal's cursor: a file name may hold anything. Newlines and tabs stay."""
-    return "".join(c if c in "\n\t\033" or not unicodedata.category(c).startswith("C") else _escaped(c) for c in text)
+    return "".join(c if c in "\n\t" or not unicodedata.category(c).startswith("C") else _escaped(c) for c in text)
 
 
 def styled(text: str, style: str, stream: TextIO) -> str:
@@ -116,6 +115,15 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 
 
 _STYLES = {"bold": "1", "red": "1;31", "green": "32", "yellow": "33"}
+
+
+def _talk(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _data(line: str) -> None:
+    emit_bytes((line + "\n").encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
 
 
 def _escaped(character: str) -> str:
@@ -141,7 +149,3 @@ def _row(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> 
 
 def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-
-
-def _encoding(stream: TextIO) -> str:
-    return stream.encoding or "utf-8"
