@@ -39,7 +39,8 @@ def sync(
 ) -> None:
     """Bring checkpoints home, and then delete them there.
 
-    Only whole ones; nothing is deleted before every byte was verified here. Log and metrics come too. An interrupted transfer goes on where it stopped; the same command again is always right.
+    Only whole ones; nothing is deleted before every byte was verified here. Log and metrics come too. An interrupted
+    transfer goes on where it stopped; the same command again is always right.
     """
     # Late: `gptops --help` needs none of this.
     from launcher.clock import SystemClock

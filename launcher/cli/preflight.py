@@ -26,7 +26,8 @@ def preflight(
 ) -> None:
     """Check a host before it costs time and money.
 
-    Login, links, disk, GPUs, driver, torch, an all-reduce, and a checkpoint there and back. Ends with code 14 where a check fails: the run could not work there as asked.
+    Login, links, disk, GPUs, driver, torch, an all-reduce, and a checkpoint there and back. Ends
+    with code 14 where a check fails: the run could not work there as asked.
     """
     # Late: `gptops --help` needs none of this.
     import tempfile

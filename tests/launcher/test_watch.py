@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.clock import SystemClock
+from launcher.clock import Clock, SystemClock
 from launcher.errors import Busy, GptopsError, NotFound, NotVerified, Unreachable
 from launcher.ledger import InstanceState, Ledger, RunState
 from launcher.paths import LocalRun
@@ -137,7 +137,7 @@ def test_a_host_that_is_away_for_a_while_is_waited_for(tmp_path: Path, fresh_hos
 
 
 class HostGoesAway(FakeClock):
-    """At the first pause sshd and all its connections die, at the second it is back, at the third the run is stopped."""
+    """At the first pause sshd dies with all connections, at the second it is back, at the third the run is stopped."""
 
     def __init__(self, host: SshHost, script: str) -> None:
         super().__init__()
