@@ -31,12 +31,12 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """`user@name:port`; the user is root and the port 22 where left out."""
-    user, _, rest = text.rpartition("@")
-    host, separator, port = rest.partition(":")
-    if separator and not port.isdecimal():
+    """`user@name:port`; the user is root and the port 22 where left out. An IPv6 address stands in brackets."""
+    found = re.fullmatch(r"(?:([^@]+)@)?(\[[^\[\]]+\]|[^:@]+)(?::(\d{1,5}))?", text)
+    if found is None:
         raise UsageError(f"{text!r} is no address", why="expected user@name:port, user@name or name")
-    return Address(host, int(port) if port else 22, user or "root")
+    user, host, port = found.groups()
+    return Address(host.strip("[]"), int(port or 22), user or "root")
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ def host_of(row: InstanceRow, instance: Instance, state: StatePaths) -> Host:
     return Host(row.name, instance.addresses, identity, state.known_hosts(row.name))
 
 
+def end_master(host: Host, control_sockets: Path, *, for_everybody: bool) -> None:
+    """End OpenSSH's shared connection to `host`: when nobody else uses it any more, or at once."""
+    socket = control_socket(host, control_sockets)
+    if not socket.exists():
+        return
+    order = "exit" if for_everybody else "stop"
+    argv = ["ssh", "-F", str(config_file(host)), "-O", order, host.alias]
+    subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)  # a dead master's socket: nothing to end
+    if for_everybody:
+        socket.unlink(missing_ok=True)
+
+
 class SshTransport:
     """One host, one connection of ours, one OpenSSH master; both made at first need."""
 
@@ -130,11 +142,7 @@ class SshTransport:
     def close(self) -> None:
         """End the connection, and its master when nobody else uses it any more. Safe to call twice."""
         self._disconnect()
-        if control_socket(self._host, self._control_sockets).exists():
-            argv = ["ssh", "-F", str(config_file(self._host)), "-O", "stop", self._host.alias]
-            subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True
-            )  # a dead master's socket: nothing to end
+        end_master(self._host, self._control_sockets, for_everybody=False)
 
     def _config(self) -> Path:
         address = self._answered

@@ -43,7 +43,11 @@ VERBS = (
     Verb("logs", "launcher.cli.runs", RUNS),
     Verb("sync", "launcher.cli.checkpoints", RUNS),
     Verb("stop", "launcher.cli.runs", RUNS),
+    Verb("up", "launcher.cli.hosts", MACHINES),
+    Verb("ps", "launcher.cli.hosts", MACHINES),
+    Verb("ssh", "launcher.cli.hosts", MACHINES),
     Verb("test-remote", "launcher.cli.preflight", MACHINES),
+    Verb("down", "launcher.cli.hosts", MACHINES),
 )
 """In the order of `gptops --help`, panel by panel."""
 
@@ -58,7 +62,7 @@ class VerbGroup(typer.core.TyperGroup):
         if cmd_name not in self.commands:
             for verb in VERBS:
                 if verb.name == cmd_name:
-                    self.commands[cmd_name] = _command(verb)
+                    self._import(verb.module)
         return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -74,10 +78,12 @@ class VerbGroup(typer.core.TyperGroup):
         except (KeyboardInterrupt, EOFError, OSError) as error:
             raise Escaped from error
 
-
-def _command(verb: Verb) -> typer.core.TyperCommand:
-    group = typer.main.get_group(importlib.import_module(verb.module).app)
-    command = group.commands[verb.name]
-    assert isinstance(command, typer.core.TyperCommand), verb
-    command.rich_help_panel = verb.panel
-    return command
+    def _import(self, module: str) -> None:
+        """All verbs of one module at once: building their commands is most of what `gptops --help` does."""
+        commands = typer.main.get_group(importlib.import_module(module).app).commands
+        for verb in VERBS:
+            if verb.module == module:
+                command = commands[verb.name]
+                assert isinstance(command, typer.core.TyperCommand), verb
+                command.rich_help_panel = verb.panel
+                self.commands[verb.name] = command

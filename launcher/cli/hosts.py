@@ -1,0 +1,311 @@
+"""Verbs about machines: up, ps, ssh, down."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from launcher import console
+from launcher.cli.options import Json, examples
+
+if TYPE_CHECKING:
+    from launcher.down import Ended
+    from launcher.ledger import InstanceRow, Ledger
+    from launcher.planning import HostPlan
+
+app = typer.Typer()
+
+WORDS = "gptops.words"
+
+HostName = Annotated[str | None, typer.Argument(metavar="[HOST]", help="Its name; may be left out while one is open.")]
+
+# What a verb needs is imported inside it: `gptops ps` loads the ledger and nothing else.
+
+
+@app.command(
+    epilog=examples(
+        "gptops up",
+        "gptops up --host root@gpubox:22 --gpus 2",
+        "gptops up --job pretrain --dry-run",
+        "gptops up --json",
+    )
+)
+def up(
+    provider: Annotated[str | None, typer.Option(help="Who gives the machine: local, ssh.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="A machine of yours: user@name:port, or a name under `hosts` in jobs.yaml.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs it must have.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Their model, as nvidia-smi spells it in part: H100.")] = None,
+    max_price: Annotated[float | None, typer.Option(min=0, help="US dollars an hour, at most.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it here.")] = None,
+    job: Annotated[str | None, typer.Option(help="Open what this job of jobs.yaml asks for.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be opened, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Open a machine and make it ready to train.
+
+    Waits until SSH answers and the GPUs are really there, then sets it up. Whatever fails, the machine is ended again.
+    """
+    from launcher.clock import SystemClock
+    from launcher.closing import finish_leftovers
+    from launcher.host_request import Flags, host_request
+    from launcher.ledger import Ledger
+    from launcher.opening import Opener
+    from launcher.paths import state_paths
+    from launcher.planning import plan_host
+    from launcher.project import find_project
+    from launcher.providers.by_name import open_provider
+    from launcher.setup import setup_inputs
+
+    state, clock, project = state_paths(), SystemClock(), find_project(Path.cwd())
+    request = host_request(Flags(provider, host, gpus, gpu, max_price, job), project)
+    opened_at = open_provider(request.provider, state, hosts=request.static_hosts)
+    plan = plan_host(
+        opened_at, request.wanted, project=project.name, image=request.image, name=name, offer_id=request.offer_id
+    )
+    _show_plan(plan)
+    if dry_run:
+        return console.emit_json(_plan_json(plan)) if as_json else None
+    setup = setup_inputs(request.job.setup if request.job else None)
+    if setup.shell:
+        console.say(f"the set-up of `{job}` runs lines in your code; `gptops train {job}` does it after the upload")
+    with Ledger(state.ledger, clock) as ledger:
+        finish_leftovers(ledger, state, clock, console.say)
+        opener = Opener(opened_at, ledger, state, clock, console.say)
+        row = opener.open(plan, None if setup.shell else setup)
+    console.say(f"`{row.name}` is ready at {row.address}; `gptops down {row.name}` ends it")
+    if as_json:
+        console.emit_json(_row_json(row, [], clock.now()))
+    else:
+        console.emit(row.name)
+
+
+@app.command(epilog=examples("gptops ps", "gptops ps --json | jq '.[].cost_usd'"))
+def ps(as_json: Json = False) -> None:
+    """List the open machines, what they cost so far, and the runs on them.
+
+    From this computer's books alone, so it answers at once; `gptops logs` and `gptops sync` ask the machine.
+    """
+    from launcher.clock import SystemClock
+    from launcher.ledger import Ledger
+    from launcher.paths import state_paths
+
+    clock = SystemClock()
+    with Ledger(state_paths().ledger, clock) as ledger:
+        rows = [(row, _run_words(ledger, row)) for row in ledger.instances()]
+    if as_json:
+        console.emit_json([_row_json(row, runs, clock.now()) for row, runs in rows])
+        return
+    if not rows:
+        console.say("no host is open; `gptops up` opens one")
+        return
+    console.table(
+        ("HOST", "PROVIDER", "STATE", "GPUS", "AGE", "$/H", "$ SO FAR", "ADDRESS", "RUNS"),
+        [_cells(row, runs, clock.now()) for row, runs in rows],
+    )
+    for row, _ in rows:
+        if row.state.value in ("intended", "closing"):
+            word = "opened" if row.state.value == "intended" else "ended"
+            console.say(f"`{row.name}` is just being {word}; if no gptops does that now: `gptops down {row.name}`")
+
+
+class AsTyped(typer.core.TyperCommand):
+    """Keeps the words as they were typed: the parser takes a first `--` away, and with it what it meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@app.command(
+    cls=AsTyped,
+    context_settings={"allow_interspersed_args": False},
+    epilog=examples(
+        "gptops ssh", "gptops ssh local-3f2a -- nvidia-smi", "gptops ssh -- 'tail -f gptops/*/logs/train.log'"
+    ),
+)
+def ssh(
+    ctx: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[HOST] [-- CMD]...", help="The machine, and what to run there.")
+    ] = None,
+) -> None:
+    """Open a shell on a machine, or run one command there.
+
+    One word is given to the machine's shell as it is; several arrive exactly as they are. Ends with the command's code.
+    """
+    from launcher.clock import SystemClock
+    from launcher.commands.hosts import answer, typed
+    from launcher.ledger import Ledger
+    from launcher.paths import state_paths
+    from launcher.reach import transport_to
+    from launcher.select import pick_host
+
+    name, command = _host_and_command(ctx.meta[WORDS])
+    state, clock = state_paths(), SystemClock()
+    with Ledger(state.ledger, clock) as ledger:
+        transport = transport_to(pick_host(ledger, name), state, clock)
+    tty = sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        code = subprocess.call(transport.ssh_argv(typed(command) if command else None, tty=tty))
+        if code == 255:  # OpenSSH's own failure, or the command's code: a refusal is then told in our words
+            transport.run(answer(), timeout_seconds=15)
+    finally:
+        transport.close()
+    raise typer.Exit(code)
+
+
+@app.command(
+    epilog=examples("gptops down", "gptops down local-3f2a --sync-first", "gptops down --all", "gptops down --discard")
+)
+def down(
+    host: HostName = None,
+    everything: Annotated[bool, typer.Option("--all", help="End every open machine.")] = False,
+    sync_first: Annotated[
+        bool, typer.Option("--sync-first", help="Stop the runs, let them save, bring everything home, then end it.")
+    ] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="End it with whatever is only there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """End a machine, and prove that it is gone.
+
+    Refuses while a run goes on or a whole checkpoint is not verified at home, and says which.
+    """
+    from launcher.clock import SystemClock
+    from launcher.down import Downer
+    from launcher.errors import GptopsError, UsageError
+    from launcher.ledger import Ledger
+    from launcher.paths import state_paths
+    from launcher.watch import Talk
+
+    if (host and everything) or (sync_first and discard):
+        raise UsageError("these two exclude each other", hint="gptops down --help")
+    state, clock = state_paths(), SystemClock()
+    ended: list[Ended] = []
+    failed: list[GptopsError] = []
+    with Ledger(state.ledger, clock) as ledger:
+        talk = Talk(console.progress, lambda pulled: console.say(f"synced `{pulled.name}`"), console.say)
+        downer = Downer(ledger, state, clock, talk, sync_first=sync_first, discard=discard)
+        for row in _to_end(ledger, host, everything):
+            try:
+                ended.append(downer.end(row))
+                console.say(_told(ended[-1]))
+            except GptopsError as error:
+                failed.append(error)
+                if everything:
+                    console.show_error(error)
+    if failed and not (as_json and everything):
+        raise failed[0]
+    if as_json:
+        console.emit_json({"ended": [_ended_json(each) for each in ended], "errors": _errors_json(failed)})
+    elif not ended:
+        console.say("no host is open")
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+
+
+def _to_end(ledger: Ledger, host: str | None, everything: bool) -> list[InstanceRow]:
+    from launcher.ledger import InstanceState
+    from launcher.select import pick_host
+
+    if everything:
+        return ledger.instances()
+    return [pick_host(ledger, host, InstanceState.OPEN, InstanceState.INTENDED, InstanceState.CLOSING)]
+
+
+def _host_and_command(words: list[str]) -> tuple[str | None, list[str]]:
+    """`[HOST] [--] CMD...`; without a `--` the first word is the host."""
+    before = words.index("--") if "--" in words[:2] else min(1, len(words))
+    command = words[before + 1 :] if "--" in words[:2] else words[before:]
+    return (words[0] if before else None), command
+
+
+def _show_plan(plan: HostPlan) -> None:
+    from launcher.planning import described
+
+    console.say(f"`{plan.name}`: {plan.offer.description} at `{plan.offer.provider}`, {described(plan.wanted)}")
+    console.say(f"cost: {plan.cost}")
+
+
+def _plan_json(plan: HostPlan) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "provider": plan.offer.provider,
+        "offer": plan.offer.description,
+        "gpus": plan.offer.gpus,
+        "gpu_name": plan.offer.gpu_name,
+        "price_per_hour": plan.offer.price_per_hour,
+    }
+
+
+def _row_json(row: InstanceRow, runs: list[str], now: float) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "provider": row.provider,
+        "state": row.state.value,
+        "gpus": row.gpus,
+        "gpu_name": row.gpu_name,
+        "age_seconds": round(now - row.created_at, 1),
+        "price_per_hour": row.price_per_hour,
+        "cost_usd": round((now - row.created_at) / 3600 * row.price_per_hour, 4),
+        "address": row.address,
+        "runs": runs,
+    }
+
+
+def _cells(row: InstanceRow, runs: list[str], now: float) -> list[object]:
+    age = now - row.created_at
+    gpus = f"{row.gpus}x {row.gpu_name}".rstrip() if row.gpus else "none"
+    state = {"intended": "opening"}.get(row.state.value, row.state.value)
+    cost = f"{age / 3600 * row.price_per_hour:.2f}"
+    return [
+        row.name,
+        row.provider,
+        state,
+        gpus,
+        _duration(age),
+        f"{row.price_per_hour:.2f}",
+        cost,
+        row.address,
+        ", ".join(runs),
+    ]
+
+
+def _run_words(ledger: Ledger, row: InstanceRow) -> list[str]:
+    return [f"{run.run_id} ({run.state.value})" for run in ledger.runs(instance_label=row.label)]
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+def _told(ended: Ended) -> str:
+    name, row = f"`{ended.row.name}`", ended.row
+    if row.provider == "ssh":
+        return f"forgot {name}: it is yours, nobody bills it, and its folder `gptops/` stays as it is"
+    if not ended.was_there:
+        return f"closed {name}: there was nothing to end"
+    return f"ended {name}, and it is gone: {_duration(ended.hours * 3600)}, ${ended.cost:.2f}"
+
+
+def _ended_json(ended: Ended) -> dict[str, Any]:
+    return {
+        "name": ended.row.name,
+        "provider": ended.row.provider,
+        "was_there": ended.was_there,
+        "hours": round(ended.hours, 4),
+        "cost_usd": round(ended.cost, 4),
+    }
+
+
+def _errors_json(failed: list[Any]) -> list[Any]:
+    return [console.error_json(error)["error"] for error in failed]
