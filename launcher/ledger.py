@@ -12,17 +12,19 @@ import enum
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from launcher.clock import Clock
 from launcher.errors import LocalFault, NotFound, UsageError
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 30.0
+
+Row = TypeVar("Row")
 
 
 class InstanceState(str, enum.Enum):
@@ -202,14 +204,14 @@ class Ledger:
 
     def instance(self, label: str) -> InstanceRow:
         """The instance with this label, closed or not."""
-        for values in self._select("SELECT * FROM instances WHERE label = ?", (label,)):
-            return _instance(values)
+        for row in self._select(_instance, "SELECT * FROM instances WHERE label = ?", (label,)):
+            return row
         raise NotFound(f"the ledger has no instance `{label}`", hint="gptops ps")
 
     def instances(self, *states: InstanceState) -> list[InstanceRow]:
         """Instances in any of `states` (none given: all that are not closed), oldest first."""
         wanted = {state.value for state in states or set(InstanceState) - {InstanceState.CLOSED}}
-        rows = map(_instance, self._select("SELECT * FROM instances ORDER BY created_at, label"))
+        rows = self._select(_instance, "SELECT * FROM instances ORDER BY created_at, label")
         return [row for row in rows if row.state.value in wanted]
 
     # Runs
@@ -229,13 +231,13 @@ class Ledger:
 
     def run(self, run_id: str) -> RunRow:
         """The run with exactly this id."""
-        for values in self._select("SELECT * FROM runs WHERE run_id = ?", (run_id,)):
-            return _run(values)
+        for row in self._select(_run, "SELECT * FROM runs WHERE run_id = ?", (run_id,)):
+            return row
         raise NotFound(f"there is no run `{run_id}`", hint="gptops ps")
 
     def runs(self, *, instance_label: str | None = None) -> list[RunRow]:
         """All runs, or those of one instance, oldest first."""
-        rows = map(_run, self._select("SELECT * FROM runs ORDER BY created_at, run_id"))
+        rows = self._select(_run, "SELECT * FROM runs ORDER BY created_at, run_id")
         return [row for row in rows if instance_label in (None, row.instance_label)]
 
     # Checkpoints
@@ -257,7 +259,7 @@ class Ledger:
     def checkpoints(self, run_id: str) -> list[CheckpointRow]:
         """What came home of a run, by step."""
         query = "SELECT * FROM checkpoints WHERE run_id = ? ORDER BY step"
-        return [CheckpointRow(**values) for values in self._select(query, (run_id,))]
+        return self._select(_checkpoint, query, (run_id,))
 
     # The file
 
@@ -337,9 +339,9 @@ class Ledger:
                 raise
             self._db.execute("COMMIT")
 
-    def _select(self, query: str, values: tuple[object, ...] = ()) -> list[dict[str, Any]]:
+    def _select(self, row: Callable[[dict[str, Any]], Row], query: str, values: tuple[object, ...] = ()) -> list[Row]:
         with self._faults():
-            return [dict(row) for row in self._db.execute(query, values)]
+            return [row(dict(found)) for found in self._db.execute(query, values)]
 
     def _insert(self, table: str, row: InstanceRow | RunRow | CheckpointRow, *, verb: str = "INSERT") -> None:
         values = {key: value.value if isinstance(value, enum.Enum) else value for key, value in vars(row).items()}
@@ -362,3 +364,7 @@ def _instance(values: dict[str, Any]) -> InstanceRow:
 
 def _run(values: dict[str, Any]) -> RunRow:
     return RunRow(**{**values, "state": RunState(values["state"]), "delete_remote": bool(values["delete_remote"])})
+
+
+def _checkpoint(values: dict[str, Any]) -> CheckpointRow:
+    return CheckpointRow(**values)

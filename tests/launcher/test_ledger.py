@@ -1,0 +1,192 @@
+"""The ledger: on the disk before it returns, shared by processes, and clear about damage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.clock import Clock
+from launcher.errors import LocalFault, NotFound, UsageError
+from launcher.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
+
+SHA = "a" * 64
+
+
+def intend(ledger: Ledger, label: str = "gptops:p:1", name: str = "local-1") -> InstanceRow:
+    return ledger.intend_instance(
+        label=label, name=name, provider="local", project="p", price_per_hour=1.5, gpus=8, gpu_name="H100"
+    )
+
+
+def a_run(run_id: str = "demo-1", label: str = "gptops:p:1", created_at: float = 1.0) -> RunRow:
+    return RunRow(run_id, "demo", "local-1", label, "/p", "/p/runs/x", created_at, RunState.PREPARING, None, True, 2)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.sqlite3"
+
+
+@pytest.fixture
+def ledger(path: Path, fake_clock: Clock) -> Ledger:
+    return Ledger(path, fake_clock)
+
+
+def test_an_intent_is_there_for_the_next_process(ledger: Ledger, path: Path, fake_clock: Clock) -> None:
+    row = intend(ledger)
+    with Ledger(path, fake_clock) as other:
+        assert other.instances(InstanceState.INTENDED) == [row]
+
+
+def test_an_intent_survives_a_kill_right_after_it(path: Path, fake_clock: Clock) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from launcher.clock import SystemClock;"
+        "from launcher.ledger import Ledger; ledger = Ledger(Path(sys.argv[1]), SystemClock());"
+        "ledger.intend_instance(label='gptops:p:k', name='k', provider='local', project='p', price_per_hour=0, gpus=0,"
+        " gpu_name=''); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(path)])
+    assert killed.returncode == -signal.SIGKILL
+    with Ledger(path, fake_clock) as ledger:
+        assert [row.name for row in ledger.instances()] == ["k"]
+
+
+def test_an_instance_goes_its_way_and_keeps_what_is_known(ledger: Ledger) -> None:
+    intend(ledger)
+    ledger.mark_instance("gptops:p:1", InstanceState.INTENDED, instance_id="i-1", price_per_hour=2.0)
+    row = ledger.mark_instance("gptops:p:1", InstanceState.OPEN, address="root@h:22")
+    assert (row.instance_id, row.price_per_hour, row.address, row.closed_at) == ("i-1", 2.0, "root@h:22", None)
+    row = ledger.mark_instance("gptops:p:1", InstanceState.CLOSED)
+    assert row.closed_at is not None
+    assert ledger.instances() == []
+    assert ledger.instances(InstanceState.CLOSED) == [row]
+
+
+def test_a_name_is_free_again_when_its_host_is_closed(ledger: Ledger) -> None:
+    intend(ledger, "gptops:p:1")
+    with pytest.raises(UsageError, match="`local-1` is open already"):
+        intend(ledger, "gptops:p:2")
+    ledger.mark_instance("gptops:p:1", InstanceState.CLOSED)
+    assert intend(ledger, "gptops:p:2").name == "local-1"
+
+
+def test_runs_are_found_by_id_and_by_instance(ledger: Ledger) -> None:
+    ledger.add_run(a_run("demo-1", created_at=2.0))
+    ledger.add_run(a_run("demo-0", label="gptops:p:2", created_at=1.0))
+    assert [run.run_id for run in ledger.runs()] == ["demo-0", "demo-1"]
+    assert [run.run_id for run in ledger.runs(instance_label="gptops:p:1")] == ["demo-1"]
+    ended = ledger.mark_run("demo-1", RunState.ENDED, exit_code=0)
+    assert (ended.state, ended.exit_code) == (RunState.ENDED, 0)
+    with pytest.raises(UsageError):
+        ledger.add_run(a_run("demo-1"))
+
+
+def test_what_is_not_there_is_not_found(ledger: Ledger) -> None:
+    with pytest.raises(NotFound):
+        ledger.run("nothing")
+    with pytest.raises(NotFound):
+        ledger.instance("nothing")
+    with pytest.raises(NotFound):
+        ledger.mark_run("nothing", RunState.ENDED)
+
+
+def test_a_checkpoint_recorded_again_stays_as_it_was(ledger: Ledger) -> None:
+    ledger.add_run(a_run())
+    first = ledger.record_checkpoint("demo-1", 500, SHA, 10)
+    ledger.mark_pruned("demo-1", 500)
+    assert ledger.record_checkpoint("demo-1", 500, SHA, 10).pruned_at is not None
+    [row] = ledger.checkpoints("demo-1")
+    assert (row.step, row.bytes, row.synced_at) == (500, 10, first.synced_at)
+
+
+def test_another_checkpoint_of_the_same_step_replaces_the_record(ledger: Ledger) -> None:
+    ledger.add_run(a_run())
+    ledger.record_checkpoint("demo-1", 500, SHA, 10)
+    ledger.mark_pruned("demo-1", 500)
+    ledger.record_checkpoint("demo-1", 500, "b" * 64, 11)
+    [row] = ledger.checkpoints("demo-1")
+    assert (row.manifest_sha256, row.pruned_at) == ("b" * 64, None)
+
+
+def test_many_processes_write_at_once_and_nothing_is_lost(path: Path, fake_clock: Clock) -> None:
+    program = (
+        "import sys; from pathlib import Path; from launcher.clock import SystemClock; from launcher.ledger import *\n"
+        "for i in range(20):\n"
+        "    with Ledger(Path(sys.argv[1]), SystemClock()) as ledger:\n"
+        "        ledger.add_run(RunRow(f'{sys.argv[2]}-{i}', 'j', 'h', 'l', '/p', '/r', 0.0, RunState.RUNNING, None,"
+        " True, 2))\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(path), str(number)]) for number in range(4)]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    with Ledger(path, fake_clock) as ledger:
+        assert len(ledger.runs()) == 80
+
+
+def test_a_newer_ledger_is_refused_and_left_alone(ledger: Ledger, path: Path, fake_clock: Clock) -> None:
+    ledger.close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(LocalFault, match="newer gptops") as raised:
+        Ledger(path, fake_clock)
+    assert "99" in raised.value.why
+    assert raised.value.hint
+
+
+def test_a_file_that_is_no_database_is_damage(path: Path, fake_clock: Clock) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database, and longer than a header of a hundred bytes" * 10)
+    with pytest.raises(LocalFault, match="is damaged") as raised:
+        Ledger(path, fake_clock)
+    assert "mv" in raised.value.hint
+
+
+def test_flipped_bytes_are_damage_and_never_a_traceback(path: Path, fake_clock: Clock) -> None:
+    with Ledger(path, fake_clock) as ledger:
+        for number in range(50):
+            intend(ledger, f"gptops:p:{number}", f"n{number}")
+    whole = path.read_bytes()
+    damaged = 0
+    for offset in range(0, len(whole), 997):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0xFF]) + whole[offset + 1 :])
+        try:
+            with Ledger(path, fake_clock) as ledger:
+                ledger.instances()
+        except LocalFault:
+            damaged += 1
+    assert damaged > 0
+
+
+def test_a_state_that_does_not_exist_is_damage(path: Path, fake_clock: Clock) -> None:
+    with Ledger(path, fake_clock) as ledger:
+        intend(ledger)
+    path.write_bytes(path.read_bytes().replace(b"intended", b"intendex"))
+    with pytest.raises(LocalFault, match="is damaged"):
+        Ledger(path, fake_clock).instances()
+
+
+def test_a_folder_that_cannot_be_written_is_a_local_fault(tmp_path: Path, fake_clock: Clock) -> None:
+    (tmp_path / "in-the-way").write_text("a file")
+    with pytest.raises(LocalFault, match="cannot be used") as raised:
+        Ledger(tmp_path / "in-the-way" / "ledger.sqlite3", fake_clock)
+    assert "GPTOPS_HOME" in raised.value.hint
+
+
+def test_only_its_owner_can_read_it(ledger: Ledger, path: Path) -> None:
+    assert path.stat().st_mode & 0o077 == 0
+    assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_it_costs_no_heavy_import() -> None:
+    program = (
+        "import sys, launcher.ledger, launcher.select, launcher.cli.hosts;"
+        "print([m for m in ('pydantic','paramiko','fabric','yaml','psutil','rich','torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ})
+    assert done.stdout.strip() == "[]", done.stderr
