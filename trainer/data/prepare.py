@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from trainer.config import DataConfig, TokenizerConfig
-from trainer.data.readers import Block, corpus_blocks
+from trainer.data.readers import Document, documents
 from trainer.data.shard_file import Header
 from trainer.data.shards import FORMAT, Index, ShardSet, is_prepared, open_shards, read_index
 from trainer.data.sources import Corpus, corpus_path, find_corpus
-from trainer.data.writing import ShardWriter, building, locked, publish_index
+from trainer.data.writing import ShardWriter, building, forget_leftovers, leftovers, locked, publish_index
 from trainer.errors import DataError
 from trainer.quoting import shown
 from trainer.tokenizer import Tokenizer, open_tokenizer, pieces, train_bpe
@@ -38,7 +39,7 @@ BPE_TRAINING_CHARACTERS = 1 << 30
 class Progress:
     """How far `prepare` is."""
 
-    phase: str
+    phase: Literal["waiting", "tokenizer", "tokens"]
     """`waiting` for another process, training the `tokenizer`, or writing `tokens`."""
     documents: int
     tokens: int
@@ -56,7 +57,7 @@ def silently(progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What is tokenized at once: a part of a document, or an empty text that only ends it."""
+    """A part of a document, short enough to be tokenized at once."""
 
     text: str
     ends_document: bool
@@ -70,17 +71,19 @@ def prepare(config: DataConfig, out: Path, report: Report = silently, *, shard_t
     one works, the others wait for it. Raises DataError; then `out` is what it was before.
     """
     path = corpus_path(config.path)
-    if path.is_dir() and is_prepared(path):
+    if is_prepared(path):
         return _opened(path, config.tokenizer)
     corpus = find_corpus(path)
     fingerprint = _fingerprint(corpus, config, shard_tokens)
-    if (finished := _finished(out, fingerprint)) is not None:
-        return finished
-    with locked(out, lambda: report(Progress("waiting", 0, 0, 0, corpus.total_bytes, 0.0))):
-        if (finished := _finished(out, fingerprint)) is not None:
-            return finished
-        publish_index(out, _built(corpus, config, out, fingerprint, report, shard_tokens))
-        return open_shards(out)
+    shards = _finished(out, fingerprint)
+    if shards is None or leftovers(out, shards.index):
+        with locked(out, lambda: report(Progress("waiting", 0, 0, 0, corpus.total_bytes, 0.0))):
+            shards = _finished(out, fingerprint)
+            if shards is None:
+                publish_index(out, _built(corpus, config, out, fingerprint, report, shard_tokens))
+                shards = open_shards(out)
+            forget_leftovers(out, shards.index)
+    return shards
 
 
 def _opened(folder: Path, config: TokenizerConfig) -> ShardSet:
@@ -135,7 +138,7 @@ def _tokenizer(corpus: Corpus, config: DataConfig, report: Report) -> Tokenizer:
     every = corpus.total_bytes // BPE_TRAINING_CHARACTERS + 1
 
     def texts() -> Iterator[str]:
-        for number, piece in enumerate(_pieces(corpus_blocks(corpus, config.text_column))):
+        for number, piece in enumerate(_pieces(documents(corpus, config.text_column))):
             if number % 64 == 0:
                 report(Progress("tokenizer", 0, 0, piece.bytes_read, corpus.total_bytes, 0.0))
             if number % every == 0:
@@ -148,11 +151,15 @@ def _write_tokens(
     corpus: Corpus, config: DataConfig, tokenizer: Tokenizer, writer: ShardWriter, report: Report
 ) -> None:
     started = time.perf_counter()
-    for batch in _batches(_pieces(corpus_blocks(corpus, config.text_column))):
-        writer.append(_stream(batch, tokenizer))
+
+    def say(bytes_done: int) -> None:
         rate = writer.tokens / max(time.perf_counter() - started, 1e-9)
-        done = batch[-1].bytes_read
-        report(Progress("tokens", writer.documents, writer.tokens, done, corpus.total_bytes, rate))
+        report(Progress("tokens", writer.documents, writer.tokens, bytes_done, corpus.total_bytes, rate))
+
+    for batch in _batches(_pieces(documents(corpus, config.text_column))):
+        writer.append(_stream(batch, tokenizer))
+        say(batch[-1].bytes_read)
+    say(corpus.total_bytes)
     if not writer.tokens:
         raise DataError(
             f"the corpus {shown(corpus.path)} is empty",
@@ -169,29 +176,17 @@ def _stream(batch: list[_Piece], tokenizer: Tokenizer) -> Ids:
     return np.concatenate([array for pair in parts for array in pair])
 
 
-def _pieces(blocks: Iterable[Block]) -> Iterator[_Piece]:
+def _pieces(documents: Iterable[Document]) -> Iterator[_Piece]:
     """The documents cut into pieces that can be tokenized on their own. Documents without any text are left out."""
-    blocks = iter(blocks)
-    for first in blocks:
-        position = [first.bytes_read]
-        last = None
-        for text in pieces(_texts_of_document(first, blocks, position)):
-            if last is not None:
-                yield _Piece(last, False, position[0])
+    for document in documents:
+        last, read = "", document.begins_at
+        for text in pieces(document.texts):
+            if last:
+                read = min(read + len(last.encode(errors="replace")), document.ends_at)
+                yield _Piece(last, False, read)
             last = text
-        if last is not None:
-            yield _Piece(last, True, position[0])
-
-
-def _texts_of_document(first: Block, blocks: Iterator[Block], position: list[int]) -> Iterator[str]:
-    """The texts of the blocks up to the end of the document; `position` follows them."""
-    block = first
-    while True:
-        position[0] = block.bytes_read
-        yield block.text
-        if block.ends_document:
-            return
-        block = next(blocks)
+        if last:
+            yield _Piece(last, True, document.ends_at)
 
 
 def _batches(stream: Iterable[_Piece]) -> Iterator[list[_Piece]]:

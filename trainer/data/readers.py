@@ -1,4 +1,4 @@
-"""What is written in a corpus file: documents, as blocks of text that need not fit into memory.
+"""What is written in a corpus file: documents, in parts that need not fit into memory together.
 
 A .txt or .md file is one document, a row of .jsonl or .parquet is one. Text is
 UTF-8; what is not is refused with the file and the byte, never guessed at.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,46 +22,53 @@ BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Block:
-    """A stretch of one document."""
+class Document:
+    """One text, closed by end-of-text when it is tokenized."""
 
-    text: str
-    ends_document: bool
-    bytes_read: int
-    """How far into the corpus this is, for progress."""
+    texts: Iterable[str]
+    """Its parts in order; they can be read once, and only before the next document is asked for."""
+    begins_at: int
+    """How far into the corpus it begins and ends, in bytes, for progress."""
+    ends_at: int
 
 
-def corpus_blocks(corpus: Corpus, text_column: str) -> Iterator[Block]:
+def documents(corpus: Corpus, text_column: str) -> Iterator[Document]:
     """Every document of the corpus, in order. Raises DataError for what cannot be read as text."""
     before = 0
     for file in corpus.files:
-        for block in _blocks(file.path, file.bytes, text_column):
-            yield Block(block.text, block.ends_document, before + block.bytes_read)
+        suffix = file.path.suffix.lower()
+        if suffix == ".jsonl":
+            rows = _jsonl(file.path, text_column)
+        elif suffix == ".parquet":
+            rows = _parquet(file.path, file.bytes, text_column)
+        else:
+            yield Document(_text(file.path), before, before + file.bytes)
+            rows = iter(())
+        begins_at = before
+        for text, offset in rows:
+            yield Document((text,), begins_at, before + offset)
+            begins_at = before + offset
         before += file.bytes
 
 
-def _blocks(path: Path, size: int, text_column: str) -> Iterator[Block]:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
-            suffix = path.suffix.lower()
-            if suffix == ".jsonl":
-                yield from _jsonl(file, path, text_column)
-            elif suffix == ".parquet":
-                yield from _parquet(file, path, size, text_column)
-            else:
-                yield from _text(file, path)
+            yield file
     except OSError as error:
         raise DataError(f"cannot read {shown(path)}", why=error.strerror or str(error)) from error
 
 
-def _text(file: BinaryIO, path: Path) -> Iterator[Block]:
+def _text(path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
-    while data := file.read(BLOCK_BYTES):
-        text = _decoded(decoder, data, path, offset)
-        yield Block(text.removeprefix("\ufeff") if offset == 0 else text, False, offset + len(data))
-        offset += len(data)
-    yield Block(_decoded(decoder, b"", path, offset), True, offset)
+    with _opened(path) as file:
+        while data := file.read(BLOCK_BYTES):
+            text = _decoded(decoder, data, path, offset)
+            yield text.removeprefix("\ufeff") if offset == 0 else text
+            offset += len(data)
+    yield _decoded(decoder, b"", path, offset)
 
 
 def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, path: Path, offset: int) -> str:
@@ -89,15 +97,17 @@ def _wrong_encoding(path: Path, offset: int, reason: str, likely: str) -> DataEr
     )
 
 
-def _jsonl(file: BinaryIO, path: Path, column: str) -> Iterator[Block]:
+def _jsonl(path: Path, column: str) -> Iterator[tuple[str, int]]:
+    """The text of each row, and where the row ends in the file."""
     offset = 0
-    for number, line in enumerate(file, start=1):
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        text = _decoded(decoder, line, path, offset) + _decoded(decoder, b"", path, offset + len(line))
-        offset += len(line)
-        text = text.removeprefix("\ufeff") if number == 1 else text
-        if text.strip():
-            yield Block(_field(text, column, path, number), True, offset)
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            text = _decoded(decoder, line, path, offset) + _decoded(decoder, b"", path, offset + len(line))
+            offset += len(line)
+            text = text.removeprefix("\ufeff") if number == 1 else text
+            if text.strip():
+                yield _field(text, column, path, number), offset
 
 
 def _field(line: str, column: str, path: Path, number: int) -> str:
@@ -131,22 +141,24 @@ def _missing_column(where: str, column: str, columns: list[str]) -> DataError:
     )
 
 
-def _parquet(file: BinaryIO, path: Path, size: int, column: str) -> Iterator[Block]:
+def _parquet(path: Path, size: int, column: str) -> Iterator[tuple[str, int]]:
+    """The text of each row, and roughly where it ends in the file."""
     pyarrow = _pyarrow()
-    try:
-        parquet = pyarrow.parquet.ParquetFile(file)
-        _require_text_column(parquet.schema_arrow, path, column)
-        rows_done, rows = 0, max(parquet.metadata.num_rows, 1)
-        for batch in parquet.iter_batches(batch_size=1024, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                rows_done += 1
-                yield Block(value or "", True, size * rows_done // rows)
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise DataError(
-            f"{shown(path)} is not a whole parquet file",
-            why=(str(error).splitlines() or [type(error).__name__])[0],
-            hint="fetch it again: it is truncated or damaged",
-        ) from error
+    with _opened(path) as file:
+        try:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            _require_text_column(parquet.schema_arrow, path, column)
+            rows_done, rows = 0, max(parquet.metadata.num_rows, 1)
+            for batch in parquet.iter_batches(batch_size=1024, columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    rows_done += 1
+                    yield text or "", size * rows_done // rows
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+            raise DataError(
+                f"{shown(path)} is not a whole parquet file",
+                why=(str(error).splitlines() or [type(error).__name__])[0],
+                hint="fetch it again: it is truncated or damaged",
+            ) from error
 
 
 def _require_text_column(schema: Any, path: Path, column: str) -> None:

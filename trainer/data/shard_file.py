@@ -23,6 +23,7 @@ from trainer.tokenizer.base import Ids
 MAGIC = b"GPTOPSTK"
 VERSION = 1
 HEADER_BYTES = 256
+PREPARE_HINT = "prepare the corpus again: `python -m trainer prepare data.path=FILE_OR_FOLDER`"
 _LAYOUT = struct.Struct("<8sIIIIQQ32s")
 
 
@@ -101,5 +102,5 @@ def _unusable(path: Path, why: str) -> DataError:
     return DataError(
         f"the shard {shown(path)} cannot be used",
         why=why,
-        hint="prepare the corpus again: `python -m trainer prepare data.path=FILE_OR_FOLDER`",
+        hint=PREPARE_HINT,
     )

@@ -11,6 +11,7 @@ mapped. Without a readable index there is nothing here.
 from __future__ import annotations
 
 import json
+import os
 import re
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from trainer.data.shard_file import Header, mapped_tokens, read_header
+from trainer.data.shard_file import PREPARE_HINT, mapped_tokens, read_header
 from trainer.errors import DataError
 from trainer.quoting import shown
 from trainer.tokenizer import Tokenizer, load_tokenizer
@@ -26,7 +27,6 @@ from trainer.tokenizer.base import Ids, identity_of
 
 INDEX = "index.json"
 FORMAT = "gptops-shards-1"
-PREPARE_HINT = "prepare the corpus again: `python -m trainer prepare data.path=FILE_OR_FOLDER`"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def shard_name(number: int) -> str:
 
 def is_prepared(folder: Path) -> bool:
     """Whether `folder` looks like the output of `prepare`, whole or damaged."""
-    return (folder / INDEX).is_file() and any(_GENERATION.fullmatch(path.name) for path in folder.iterdir())
+    return os.path.isfile(folder / INDEX) and any(_GENERATION.fullmatch(path.name) for path in folder.glob("tokens-*"))
 
 
 def open_shards(folder: Path, expected: Tokenizer | None = None) -> ShardSet:
@@ -205,5 +205,3 @@ def _open_shard(path: Path, index: Index, tokens: int) -> Ids:
 
 
 _GENERATION = re.compile(r"tokens-[0-9a-f]{12}")
-
-__all__ = ["FORMAT", "INDEX", "Header", "Index", "ShardSet", "is_prepared", "open_shards", "read_index", "shard_name"]

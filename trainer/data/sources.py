@@ -54,7 +54,11 @@ class Corpus:
 
 def corpus_path(path: str) -> Path:
     """What `data.path` means: `sample`, or a path that starts at the current folder or at `~`."""
-    return Path(__file__).with_name("shakespeare.txt") if path == SAMPLE else Path(path).expanduser()
+    if not path.strip():
+        raise DataError(
+            "data.path is empty", hint="`data.path=FILE_OR_FOLDER`, or the plays that ship here: `data.path=sample`"
+        )
+    return Path(__file__).with_name("shakespeare.txt") if path == SAMPLE else Path(os.path.expanduser(path))
 
 
 def find_corpus(path: Path) -> Corpus:
@@ -74,8 +78,7 @@ def find_corpus(path: Path) -> Corpus:
 def _folder(root: Path) -> Corpus:
     files, others = [], Counter[str]()
     for path in sorted(_walk(root, frozenset()), key=lambda path: os.fsencode(path.relative_to(root).as_posix())):
-        state = _stat(path)
-        if path.suffix.lower() in SUFFIXES and stat.S_ISREG(state.st_mode):
+        if path.suffix.lower() in SUFFIXES and stat.S_ISREG((state := _stat(path)).st_mode):
             files.append(_source_file(path, path.relative_to(root).as_posix(), state))
         else:
             others[path.suffix.lower() or "no ending"] += 1
@@ -94,12 +97,11 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     state = _stat(folder)
     above |= {(state.st_dev, state.st_ino)}
     try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
         raise _unreachable(folder, error) from error
-    for entry in entries:
-        path = folder / entry.name
-        if not entry.is_dir():
+    for path in (folder / name for name in names):
+        if not os.path.isdir(path):
             yield path
         elif (_stat(path).st_dev, _stat(path).st_ino) not in above:
             yield from _walk(path, above)

@@ -79,11 +79,12 @@ def locked(out: Path, waiting: Callable[[], None]) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / ".lock").open("w")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _writing(out):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -105,16 +106,25 @@ def building(out: Path, name: str) -> Iterator[Path]:
 
 
 def publish_index(out: Path, index: Index) -> None:
-    """Make the shards the index names the ones that count, then forget the older ones."""
+    """Make the shards the index names the ones that count."""
     with _writing(out):
         path = out / f"{INDEX}.tmp"
         path.write_text(index.to_json(), encoding="utf-8")
         fsync(path)
         path.replace(out / INDEX)
         fsync(out)
-        for old in out.iterdir():
-            if _OURS.fullmatch(old.name) and old.name != index.folder:
-                shutil.rmtree(old)
+
+
+def leftovers(out: Path, index: Index) -> list[Path]:
+    """Folders of ours that are not the ones the index names: older shards, and what a kill left half done."""
+    return [path for path in out.glob("tokens-*") if _OURS.fullmatch(path.name) and path.name != index.folder]
+
+
+def forget_leftovers(out: Path, index: Index) -> None:
+    """Remove them. Only for who holds the lock: somebody else's half may be among them."""
+    with _writing(out):
+        for path in leftovers(out, index):
+            shutil.rmtree(path)
 
 
 def _publish(folder: Path, final: Path) -> None:
