@@ -142,6 +142,9 @@ def rsync_error(exit_code: int, said: str, *, receiver: Literal["here", "host"],
         return Unreachable(
             f"the connection to `{host_name}` broke during the transfer", why=why, hint="the same command again goes on"
         )
+    if 128 < exit_code < 255:
+        killed = f"rsync on `{host_name}` was killed by signal {exit_code - 128}"
+        return Unreachable(killed, why=why, hint="the same command again goes on")
     if exit_code in (20, -15, -2):
         return LocalFault("rsync was stopped", why=why, hint="the same command again goes on")
     if exit_code == -9:

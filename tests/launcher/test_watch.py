@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.clock import Clock, SystemClock
+from launcher.clock import SystemClock
 from launcher.errors import Busy, GptopsError, NotFound, NotVerified, Unreachable
 from launcher.ledger import InstanceState, Ledger, RunState
 from launcher.paths import LocalRun
