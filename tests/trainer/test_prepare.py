@@ -129,12 +129,13 @@ def test_the_same_text_has_the_same_identity_wherever_it_is(corpus: Path, tmp_pa
     assert second.index.fingerprint != first.index.fingerprint
 
 
-def test_damaged_shards_are_made_again_where_the_corpus_is_there(corpus: Path, tmp_path: Path) -> None:
-    shards = prepare(config(corpus), tmp_path / "out")
+@pytest.mark.parametrize("name", ["tokens_00000.bin", "tokenizer/identity.json", "tokenizer/tokenizer.json"])
+def test_what_was_damaged_is_made_again_where_the_corpus_is_there(corpus: Path, tmp_path: Path, name: str) -> None:
+    shards = prepare(config(corpus, BPE), tmp_path / "out")
     whole = tree(tmp_path / "out")
-    path = shards.root / shards.index.folder / "tokens_00000.bin"
+    path = shards.root / shards.index.folder / name
     path.write_bytes(path.read_bytes()[:-10])
-    prepare(config(corpus), tmp_path / "out")
+    prepare(config(corpus, BPE), tmp_path / "out")
     assert tree(tmp_path / "out") == whole
 
 

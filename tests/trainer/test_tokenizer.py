@@ -231,8 +231,10 @@ def test_a_tokenizer_that_was_changed_is_refused(
 ) -> None:
     bpe.save(tmp_path)
     damage(tmp_path / "tokenizer.json")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         load_tokenizer(tmp_path)
+    assert caught.value.why
+    assert "python -m trainer prepare" in caught.value.hint
 
 
 def test_gpt2_merges_that_were_changed_are_refused(gpt2: Tokenizer, tmp_path: Path) -> None:

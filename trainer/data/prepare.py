@@ -95,7 +95,11 @@ def _opened(folder: Path, config: TokenizerConfig) -> ShardSet:
 def _finished(out: Path, fingerprint: str) -> ShardSet | None:
     """The shards that are there already; None where there are none, older ones, or damaged ones."""
     try:
-        return open_shards(out) if read_index(out).fingerprint == fingerprint else None
+        if read_index(out).fingerprint != fingerprint:
+            return None
+        shards = open_shards(out)
+        shards.load_tokenizer()
+        return shards
     except DataError:  # whatever is wrong with them: the corpus is here, so they can be made again
         return None
 

@@ -21,6 +21,9 @@ END_OF_TEXT = "<|endoftext|>"
 IDENTITY_FILE = "identity.json"
 """In the folder of a saved tokenizer: its kind, its size and its identity."""
 
+SAVED_HINT = "copy the folder again from where it was written, or prepare the corpus again: `python -m trainer prepare`"
+"""For a saved tokenizer that is damaged."""
+
 Ids = NDArray[np.integer[Any]]
 """Token ids, in whatever width the tokenizer gives them."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.errors import DataError
 from trainer.quoting import shown
-from trainer.tokenizer.base import END_OF_TEXT, Ids, identity_of, save_identity, text_of, well_formed
+from trainer.tokenizer.base import END_OF_TEXT, SAVED_HINT, Ids, identity_of, save_identity, text_of, well_formed
 from trainer.tokenizer.pieces import pieces
 
 FILE_NAME = "tokenizer.json"
@@ -88,10 +88,14 @@ def loaded_bpe(folder: Path) -> BpeTokenizer:
     try:
         return _from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise DataError(f"cannot read the tokenizer {shown(path)}", why=error.strerror or str(error)) from error
+        raise DataError(
+            f"cannot read the tokenizer {shown(path)}", why=error.strerror or str(error), hint=SAVED_HINT
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{shown(path)} is not a tokenizer that was trained here", why=f"{type(error).__name__}: {error}"
+            f"{shown(path)} is not a tokenizer that was trained here",
+            why=f"{type(error).__name__}: {error}",
+            hint=SAVED_HINT,
         ) from error
 
 

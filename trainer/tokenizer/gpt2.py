@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import DataError
 from trainer.quoting import shown
-from trainer.tokenizer.base import END_OF_TEXT, Ids, identity_of, save_identity, text_of, well_formed
+from trainer.tokenizer.base import END_OF_TEXT, SAVED_HINT, Ids, identity_of, save_identity, text_of, well_formed
 from trainer.tokenizer.pieces import pieces
 
 if TYPE_CHECKING:
@@ -95,9 +95,15 @@ def loaded_gpt2(folder: Path) -> Gpt2Tokenizer:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read the tokenizer {shown(path)}", why=error.strerror or str(error)) from error
+        raise DataError(
+            f"cannot read the tokenizer {shown(path)}", why=error.strerror or str(error), hint=SAVED_HINT
+        ) from error
     if hashlib.sha256(data).hexdigest() != RANKS_SHA256:
-        raise DataError(f"{shown(path)} does not hold GPT-2's merges", why="its sha256 differs from the published one")
+        raise DataError(
+            f"{shown(path)} does not hold GPT-2's merges",
+            why="its sha256 differs from the published one",
+            hint=SAVED_HINT,
+        )
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in data.splitlines())}
     encoding = _tiktoken().Encoding(
         "gpt2",

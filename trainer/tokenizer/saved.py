@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer.config import TokenizerConfig
 from trainer.errors import DataError
 from trainer.quoting import shown
-from trainer.tokenizer.base import IDENTITY_FILE, Tokenizer
+from trainer.tokenizer.base import IDENTITY_FILE, SAVED_HINT, Tokenizer
 from trainer.tokenizer.bpe import loaded_bpe
 from trainer.tokenizer.gpt2 import downloaded_gpt2, loaded_gpt2
 from trainer.tokenizer.raw_bytes import BytesTokenizer
@@ -51,19 +51,22 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         kind, identity = str(saved["kind"]), str(saved["sha256"])
     except OSError as error:
         raise DataError(
-            f"there is no tokenizer in {shown(folder)}", why=f"{IDENTITY_FILE}: {error.strerror}"
+            f"there is no tokenizer in {shown(folder)}", why=f"{IDENTITY_FILE}: {error.strerror}", hint=SAVED_HINT
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{shown(path)} is damaged", why=f"{type(error).__name__}: {error}") from error
+        raise DataError(f"{shown(path)} is damaged", why=f"{type(error).__name__}: {error}", hint=SAVED_HINT) from error
     if kind not in _LOADERS:
         raise DataError(
-            f"{shown(path)} names the unknown tokenizer `{kind}`", why="this version knows bytes, gpt2, bpe"
+            f"{shown(path)} names the unknown tokenizer `{kind}`",
+            why="this version knows bytes, gpt2, bpe",
+            hint=SAVED_HINT,
         )
     tokenizer = _LOADERS[kind](folder)
     if tokenizer.identity != identity:
         raise DataError(
             f"the tokenizer in {shown(folder)} is not the one that was saved there",
             why=f"its identity is {tokenizer.identity[:12]}, {identity[:12]} was saved",
+            hint=SAVED_HINT,
         )
     return tokenizer
 
