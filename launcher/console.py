@@ -6,7 +6,6 @@ late: a table of `gptops ps` must not wait for it. It never decides what is said
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import unicodedata
@@ -53,6 +52,8 @@ def emit_bytes(data: bytes) -> None:
 
 def emit_json(value: Any) -> None:
     """One JSON value on stdout: for machines, but indented for the person who looks too."""
+    import json  # late, like rich: most calls of gptops print none
+
     emit(json.dumps(value, indent=2))
 
 

@@ -10,6 +10,7 @@ Host keys are pinned: nothing unknown is ever accepted.
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import select
@@ -350,6 +351,4 @@ def _short(command: Command) -> str:
 
 
 def _decoded(blob: str) -> bytes:
-    import base64
-
     return base64.b64decode(blob)

@@ -7,6 +7,7 @@ follow, an interactive shell) is an OpenSSH command line made from `ssh_argv` an
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,8 +25,6 @@ class Command:
     stdin: bytes = b""
 
     def __str__(self) -> str:
-        import shlex
-
         return shlex.join(self.argv)
 
 
