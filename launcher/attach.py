@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.audit import audit
 from launcher.clock import Clock
 from launcher.commands import runs as commands
 from launcher.errors import NotFound, ProviderError, Unreachable
-from launcher.launch import resolve
-from launcher.ledger import Ledger, RunRow, RunState
+from launcher.launch import mark
+from launcher.ledger import Ledger, RunRow
 from launcher.log_stream import LogCopy, Sink
 from launcher.logs import Follower, Notice, pull_log
-from launcher.outcome import LINES_SHOWN, require_no_failure
+from launcher.outcome import LINES_SHOWN, never_started, require_no_failure
 from launcher.paths import LocalRun, RemoteRun, StatePaths
 from launcher.since import Since
 from launcher.status import Phase, RunStatus, read_status
+from launcher.stop import stop_run
 from launcher.transport import Transport
 from launcher.watch import connection_to
 
@@ -72,6 +74,8 @@ class Attached:
         if status.phase is not Phase.ABSENT:
             pull_log(self.transport, self.remote, self.local, self.notice)
         self.record(status)
+        if status.phase is Phase.ABSENT and not self.copy.size:
+            raise never_started(self.row)
         return status
 
     def offset(self, since: Since) -> int:
@@ -82,12 +86,17 @@ class Attached:
         text = result.stdout.strip()
         return int(text) if text.isdecimal() else 0
 
+    def stop(self, grace_seconds: int) -> RunStatus:
+        """End the run; see launcher.stop."""
+        audit(self.state.audit_log, self.clock, "stop", run=self.row.run_id, host=self.row.host_name)
+        status = stop_run(self.transport, self.remote, grace_seconds=grace_seconds)
+        self.record(status)
+        return status
+
     def record(self, status: RunStatus) -> None:
-        """Bring the ledger up to what the host says."""
-        if self.row.state is RunState.PREPARING and status.phase is not Phase.ABSENT:
-            resolve(self.row, status, self.transport, self.ledger)
-        elif status.phase in (Phase.ENDED, Phase.LOST):
-            self.ledger.mark_run(self.row.run_id, RunState.ENDED, exit_code=status.exit_code)
+        """Bring the ledger up to what the host says; a run that is not there says nothing."""
+        if status.phase is not Phase.ABSENT:
+            mark(self.ledger, self.row, status)
 
     def _is_open(self) -> bool:
         try:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.audit import audit
 from launcher.backoff import Backoff
 from launcher.clock import Clock
 from launcher.commands import runs as commands
@@ -88,7 +89,8 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
         crashpoint("train:prepared")
         status = _start(plan.remote, means)
         crashpoint("train:started")
-        return _mark(means.ledger, row, status)
+        audit(means.state.audit_log, means.clock, "started", run=plan.run_id, host=host.name)
+        return mark(means.ledger, row, status)
 
 
 def clear_up(host: InstanceRow, means: Means) -> None:
@@ -111,10 +113,11 @@ def resolve(row: RunRow, status: RunStatus, transport: Transport, ledger: Ledger
     if status.phase is Phase.ABSENT:
         transport.run(commands.discard_prepared(RemoteRun(row.run_id)))
         _forget_at_home(row)
-    return _mark(ledger, row, status)
+    return mark(ledger, row, status)
 
 
-def _mark(ledger: Ledger, row: RunRow, status: RunStatus) -> RunRow:
+def mark(ledger: Ledger, row: RunRow, status: RunStatus) -> RunRow:
+    """Bring the ledger up to what the host says."""
     if status.is_over:
         return ledger.mark_run(row.run_id, RunState.ENDED, exit_code=status.exit_code)
     return ledger.mark_run(row.run_id, RunState.RUNNING)
@@ -135,6 +138,7 @@ def _intended(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
         keep_remote=plan.job.sync.keep_remote,
     )
     means.ledger.add_run(row)
+    audit(means.state.audit_log, means.clock, "start", run=plan.run_id, host=host.name)
     _make_home(plan)
     return row
 

@@ -20,7 +20,7 @@ from launcher.paths import LocalRun, RemoteRun
 from launcher.project import Project
 from launcher.render import template
 from launcher.run_env import refuse_reserved, run_env
-from launcher.secrets import masked, secret_values
+from launcher.secrets import masked
 from launcher.setup import SetupInputs, setup_inputs
 from launcher.snapshot import Snapshot
 from launcher.starters import Start, start_of
@@ -97,7 +97,7 @@ def plan_run(
     *,
     run_id: str,
     host: tuple[str, int] | None,
-    environment: Mapping[str, str],
+    secrets: Mapping[str, str],
     skip_setup: bool = False,
 ) -> LaunchPlan:
     """The plan for a run on `host` (its name and GPUs). Raises JobsError or HostUnfit where it could not work."""
@@ -114,7 +114,7 @@ def plan_run(
         start=start_of(job, host_gpus=gpus),
         host_name=name,
         skip_setup=skip_setup,
-        secrets=secret_values(job.secrets, environment, job_name=job_name),
+        secrets=secrets,
     )
 
 
@@ -141,7 +141,7 @@ def plan_text(plan: LaunchPlan) -> str:
     lines = [f"{name + ':':<11}{value}" for name, value in rows]
     lines += [f"{'upload:' if i == 0 else '':<11}{line}" for i, line in enumerate(preview(plan.code))]
     lines += ["", f"files in {plan.remote.root}:"]
-    lines += [f"  {file.mode:o} {file.name:<12} {_size(file)}" for file in plan.files()]
+    lines += [f"  {file.mode:o} {file.name}" for file in plan.files()]
     lines += ["", "run.env:", *_indented(run_env(plan.environment(masked(plan.secrets))).decode(errors="replace"))]
     lines += ["", "train.yaml:", *_indented(plan.train_yaml)]
     lines += ["", "what is typed there:"]
@@ -170,11 +170,6 @@ def plan_json(plan: LaunchPlan) -> dict[str, Any]:
         "starter": list(plan.start.starter),
         "training": list(plan.start.training),
     }
-
-
-def _size(file: RunFile) -> str:
-    # That of run.env would tell how long the secrets are.
-    return "values below, secrets masked" if file.name == "run.env" else f"{len(file.content):,} bytes"
 
 
 def _indented(text: str) -> Sequence[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +17,9 @@ from launcher.errors import NotFound, Unreachable
 
 if TYPE_CHECKING:
     from launcher.attach import Attached
-    from launcher.clock import Clock
     from launcher.launch_plan import LaunchPlan
-    from launcher.ledger import InstanceRow, Ledger, RunRow
+    from launcher.ledger import RunRow
     from launcher.log_stream import LogCopy, Sink
-    from launcher.paths import StatePaths
     from launcher.status import RunStatus
 
 app = typer.Typer()
@@ -56,25 +55,31 @@ def train(
     The run goes on without this command: Ctrl-C detaches, and `gptops logs -f` comes back to it. Ends with 0 when the
     training succeeded, 9 when it failed, 75 when it was stopped.
     """
-    from launcher.attach import attached
+    from launcher.attach import Attached
     from launcher.clock import SystemClock
-    from launcher.launch_plan import plan_json, plan_text
+    from launcher.launch import Means, launch
+    from launcher.launch_plan import new_run_id, plan_json, plan_text
+    from launcher.launch_request import LaunchRequest, plan_of
     from launcher.ledger import Ledger
     from launcher.paths import state_paths
+    from launcher.reach import transport_to
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
-        plan, on = _plan(job, overrides or [], host, skip_setup, dry_run, ledger, clock)
+        request = LaunchRequest(job, overrides or [], host, skip_setup, only_look=dry_run)
+        run_id = new_run_id(job, clock.now(), os.urandom(2).hex())
+        plan, on = plan_of(request, start=Path.cwd(), environment=os.environ, ledger=ledger, run_id=run_id)
         if dry_run:
             console.emit_json(plan_json(plan)) if as_json else console.emit(plan_text(plan))
             return 0
         assert on is not None
-        row = _launch(plan, on, ledger, state, clock)
-        _tell_started(row, detach=detach, as_json=as_json)
-        if detach:
-            return 0
-        with attached(row, ledger, state, clock, console.say) as run:
-            return _stay(run, start=0, as_json=as_json)
+        _tell_upload(plan)
+        with closing(transport_to(on, state, clock)) as transport:
+            row = launch(plan, on, Means(transport, ledger, state, clock, console.say, console.progress))
+            _tell_started(row, detach=detach, as_json=as_json)
+            if detach:
+                return 0
+            return _stay(Attached(row, transport, ledger, state, clock, console.say), start=0, as_json=as_json)
 
 
 @app.command(
@@ -105,16 +110,18 @@ def logs(
     with Ledger(state.ledger, clock) as ledger:
         row = pick_run(ledger, run)
         copy, status, start = LogCopy(LocalRun(Path(row.local_root)).log), None, beginning.offset
-        try:
-            with attached(row, ledger, state, clock, console.say) as there:
+        with ExitStack() as stack:
+            try:
+                there = stack.enter_context(attached(row, ledger, state, clock, console.say))
                 start = there.offset(beginning)
+                status = None if follow else there.look()
+            except (NotFound, Unreachable) as error:
+                if not copy.size:
+                    raise
+                console.warn(f"{error.what}; this is the copy at home")
+            else:
                 if follow:
                     return _stay(there, start=start, as_json=as_json)
-                status = there.look()
-        except (NotFound, Unreachable) as error:
-            if follow or not copy.size:
-                raise
-            console.warn(f"{error.what}; this is the copy at home")
         _print_copy(row, copy, start, status, as_json=as_json)
         return 0
 
@@ -134,7 +141,6 @@ def stop(
     from launcher.ledger import Ledger
     from launcher.paths import state_paths
     from launcher.select import pick_run
-    from launcher.stop import stop_run
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
@@ -142,71 +148,23 @@ def stop(
         with attached(row, ledger, state, clock, console.say) as there:
             console.say(f"asking `{row.run_id}` to save and end; it gets {grace} s")
             try:
-                status = stop_run(there.transport, there.remote, grace_seconds=grace)
+                status = there.stop(grace)
             except KeyboardInterrupt:
                 console.say(f"its host goes on stopping it; look again with `gptops stop {row.run_id}`")
                 raise
-            there.record(status)
     _tell_stopped(row, status, as_json=as_json)
 
 
 # What they say
 
 
-def _plan(
-    job_name: str, overrides: list[str], host: str | None, skip_setup: bool, dry_run: bool, ledger: Ledger, clock: Clock
-) -> tuple[LaunchPlan, InstanceRow | None]:
-    """Everything that can be wrong without a host is found here, and the host; nothing is touched."""
-    from launcher.jobs import require_supported
-    from launcher.jobs_file import load_jobs, resolve_train, shown
-    from launcher.launch_plan import new_run_id, plan_run
-    from launcher.project import JOBS_FILE, find_project
-    from launcher.snapshot import snapshot
-
-    project = find_project(Path.cwd())
-    jobs = load_jobs(project.jobs_file or Path(JOBS_FILE))
-    job = jobs.job(job_name)
-    require_supported(job, job_name, shown(jobs.path))
-    config = resolve_train(job, job_name, jobs, overrides)
-    on = _host(ledger, host, job.provider, may_be_none=dry_run)
-    plan = plan_run(
-        project,
-        job_name,
-        job,
-        config,
-        snapshot(project.root),
-        run_id=new_run_id(job_name, clock.now(), os.urandom(2).hex()),
-        host=(on.name, on.gpus) if on else None,
-        environment=os.environ,
-        skip_setup=skip_setup,
-    )
-    return plan, on
-
-
-def _host(ledger: Ledger, name: str | None, provider: str, *, may_be_none: bool) -> InstanceRow | None:
-    from launcher.select import pick_host
-
-    if name is None and not ledger.instances():
-        if may_be_none:
-            return None
-        raise NotFound("no host is open to train on", hint=f"gptops up --provider {provider}")
-    return pick_host(ledger, name)
-
-
-def _launch(plan: LaunchPlan, on: InstanceRow, ledger: Ledger, state: StatePaths, clock: Clock) -> RunRow:
-    from launcher.launch import Means, launch
-    from launcher.reach import transport_to
+def _tell_upload(plan: LaunchPlan) -> None:
     from launcher.upload import preview
 
     for line in preview(plan.code):
         console.say(line)
     for warning in plan.code.warnings:
         console.warn(warning)
-    transport = transport_to(on, state, clock)
-    try:
-        return launch(plan, on, Means(transport, ledger, state, clock, console.say, console.progress))
-    finally:
-        transport.close()
 
 
 def _tell_started(row: RunRow, *, detach: bool, as_json: bool) -> None:
