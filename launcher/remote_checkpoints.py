@@ -62,6 +62,10 @@ class Listing:
     def find(self, step: int) -> RemoteCheckpoint | None:
         return next((checkpoint for checkpoint in self.whole if checkpoint.step == step), None)
 
+    def without(self, gone: RemoteCheckpoint) -> Listing:
+        """The same, but for one checkpoint."""
+        return Listing(tuple(checkpoint for checkpoint in self.whole if checkpoint != gone), self.broken)
+
 
 def list_remote(transport: Transport, folder: PurePosixPath) -> Listing:
     """The checkpoints in `folder`; a folder that does not exist has none. Raises HostUnfit without Python there."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from launcher.crash import crashpoint
-from launcher.errors import GptopsError, NotVerified, Unreachable
+from launcher.errors import GptopsError, NotVerified
 from launcher.home import AtHome, at_home, is_verified
 from launcher.ledger import Ledger
 from launcher.pull import Pulled, Puller
@@ -105,14 +105,12 @@ def _bring_home(sync: Sync, checkpoint: RemoteCheckpoint, done: SyncPass, known_
 def _pull(sync: Sync, checkpoint: RemoteCheckpoint, done: SyncPass) -> None:
     try:
         pulled = sync.puller.pull(checkpoint)
-    except Unreachable:
-        raise
     except GptopsError:
-        listing = list_remote(sync.puller.transport, sync.puller.folder)
-        now = listing.find(checkpoint.step)
+        now = list_remote(sync.puller.transport, sync.puller.folder).find(checkpoint.step)
         if now is not None and now.manifest_sha256 == checkpoint.manifest_sha256:
             raise
-        return  # rotation took it away meanwhile: nothing is missing
+        done.listing = done.listing.without(checkpoint)  # rotation took it away meanwhile: nothing is missing
+        return
     crashpoint("sync:committed")
     _record(sync, checkpoint)
     crashpoint("sync:recorded")

@@ -7,8 +7,8 @@ import shlex
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,11 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes] = FILES
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return manifest.publish(building)
+
+
+def silent(_description: str, _total: float) -> AbstractContextManager[Callable[[float], None]]:
+    """A progress bar that nobody sees."""
+    return nullcontext(lambda _done: None)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -93,7 +98,6 @@ class Scene:
     def opened(self, policy: Policy | None = None) -> Iterator[Sync]:
         clock = SystemClock()
         with hold(self.home.root.with_suffix(".lock"), "a test", clock) as lock:
-            silent = lambda *_: nullcontext(lambda _done: None)  # noqa: E731
             puller = Puller(self.transport, self.remote.checkpoints, self.home, clock, silent, lock)
             yield Sync(self.run_id, puller, self.ledger, policy or Policy(), self.announced.append)
 
@@ -127,6 +131,15 @@ def ended(host: SshHost, run_id: str, exit_code: int = 0) -> None:
     (status / "attempt.1").mkdir()
     for fact, value in {"attempt": 1, "phase": "ended", "exit_code": exit_code}.items():
         (status / fact).write_text(f"{value}\n")
+
+
+def only_these_programs(host: SshHost, folder: Path, *programs: str) -> None:
+    """From the next connection on, the host has nothing else on its PATH."""
+    folder.mkdir()
+    for name in programs:
+        (folder / name).symlink_to(sys.executable if name == "python3" else str(shutil.which(name)))
+    script = host.folder / "session.sh"
+    script.write_text(script.read_text().replace("\ncd ", f"\nexport PATH={shlex.quote(str(folder))}\ncd ", 1))
 
 
 def names(*steps: int) -> list[str]:

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher import remote_checkpoints
 from launcher.clock import SystemClock
-from launcher.errors import HostUnfit, NotVerified
+from launcher.errors import NotVerified
 from launcher.ledger import Ledger
 from launcher.paths import LocalRun
 from launcher.remote_checkpoints import remove_remote
 from launcher.ssh import SshTransport
 from launcher.sync import Policy
-from launcher.transport import Command
 from tests.launcher.checkpoint_maker import FILES, Scene, names, tree, write_checkpoint
 from tests.launcher.conftest import SshHost
 from trainer import manifest
@@ -279,16 +277,6 @@ def test_leftovers_that_cannot_be_gone_on_with_are_removed(scene: Scene) -> None
     (scene.home.incoming / ".metrics.jsonl.Zz99Zz").write_text("")
     scene.sync(policy=KEEP)
     assert not scene.home.incoming.exists()
-
-
-def test_a_host_without_python_is_unfit(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        remote_checkpoints, "list_checkpoints", lambda folder: Command(("python-that-is-not-there", "-"))
-    )
-    with pytest.raises(HostUnfit) as caught:
-        scene.sync()
-    assert caught.value.why == "there is no python3 there"
-    assert caught.value.hint == f"gptops ssh {scene.host.host.name} -- apt-get install -y python3"
 
 
 def flip_a_byte(path: Path, keep_time_of: Path | None = None) -> None:

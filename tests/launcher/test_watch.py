@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ from launcher.status import Phase
 from launcher.transport import Transport
 from launcher.watch import Talk, Watched, connection_to, look_once, watch_until_home, watching
 from tests.conftest import FakeClock
-from tests.launcher.checkpoint_maker import Scene, ended, names, training, tree
+from tests.launcher.checkpoint_maker import Scene, ended, names, silent, training, tree
 from tests.launcher.conftest import SshHost
 
 TRAIN = """
@@ -68,7 +68,6 @@ class Heard:
 def watched(
     scene: Scene, clock: SystemClock | FakeClock, heard: Heard, max_hours: float | None = None
 ) -> Iterator[Watched]:
-    silent = lambda *_: nullcontext(lambda _done: None)  # noqa: E731
     talk = Talk(silent, scene.announced.append, heard.notices.append)
     run = scene.ledger.run(scene.run_id)
     state = scene.host.state
