@@ -11,4 +11,4 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, errors
 
 def examples(*lines: str) -> str:
     """The epilog of a verb's help: one example a line."""
-    return "\n\n".join(["Examples:", *(f"  {line}".replace("[", r"\[") for line in lines)])
+    return "\n".join(["Examples:", *(f"  {line}".replace("[", r"\[") for line in lines)])

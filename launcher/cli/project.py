@@ -42,7 +42,7 @@ def init(
 )
 def check(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE] [KEY=VALUE]...", help="The file, and training values to try.")
+        list[str] | None, typer.Argument(metavar="FILE|KEY=VALUE", help="The file, and training values to try.")
     ] = None,
     job: Annotated[str | None, typer.Option(help="Only this job, which must be one that can run.")] = None,
     as_json: Json = False,
@@ -131,7 +131,8 @@ def upload(
 
     clock, state = SystemClock(), state_paths()
     project = find_project(Path.cwd())
-    row = pick_host(Ledger(state.ledger, clock), host)
+    with Ledger(state.ledger, clock) as ledger:
+        row = pick_host(ledger, host)
     files = snapshot(project.root)
     for line in preview(files):
         console.say(line)

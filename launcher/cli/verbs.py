@@ -86,4 +86,10 @@ class VerbGroup(typer.core.TyperGroup):
                 command = commands[verb.name]
                 assert isinstance(command, typer.core.TyperCommand), verb
                 command.rich_help_panel = verb.panel
+                command.help = _reflowed(command.help or "")
                 self.commands[verb.name] = command
+
+
+def _reflowed(text: str) -> str:
+    """A docstring's paragraphs without their line ends, which Typer would show as they stand in the source."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))

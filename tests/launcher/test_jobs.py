@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobsError
-from launcher.jobs import HostSpec, JobSpec, require_supported
+from launcher.jobs import ACCEPTED_PROVIDERS, HostSpec, JobSpec, require_supported
+from launcher.providers.by_name import AVAILABLE
 from trainer.config import ConfigError, validated
 
 
@@ -19,6 +20,10 @@ def refusal(**keys: Any) -> str:
     with pytest.raises(ConfigError) as raised:
         job(**keys)
     return str(raised.value.what)
+
+
+def test_the_providers_accepted_are_those_that_can_be_opened() -> None:
+    assert ACCEPTED_PROVIDERS == AVAILABLE
 
 
 def test_the_smallest_job_is_one_word() -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from launcher.clock import SystemClock
-from launcher.errors import Busy, HostUnfit
+from launcher.errors import Busy, ExitCode, HostUnfit
+from launcher.ledger import InstanceState, Ledger
 from launcher.lock import hold
 from launcher.paths import state_paths
 from launcher.project import Project, find_project
 from launcher.snapshot import snapshot
 from launcher.ssh import SshTransport
 from launcher.upload import Uploaded, preview, remote_code, trainer_files, upload
+from tests.launcher.command_line import gptops
 from tests.launcher.conftest import SshHost
 from tests.launcher.test_snapshot import HOSTILE, write
 
@@ -176,3 +180,49 @@ def test_the_preview_says_how_much_the_largest_and_what_is_left_out(project: Pro
     assert lines[0] == f"4 files, 2.5 MB in `{project.root}`"
     assert lines[1].startswith("largest: big.bin 2.5 MB, ")
     assert lines[2] == "left out: __pycache__/"
+
+
+@pytest.fixture
+def open_host(ssh_host: SshHost) -> Iterator[SshHost]:
+    """The session's host, written into its ledger as one that is open."""
+    ledger = Ledger(ssh_host.state.ledger, SystemClock())
+    row = ledger.intend_instance(
+        label=f"{ssh_host.instance.label}:{uuid.uuid4().hex}",
+        name=ssh_host.host.name,
+        provider="local",
+        project="tests",
+        price_per_hour=0.0,
+        gpus=0,
+        gpu_name="",
+    )
+    ledger.mark_instance(row.label, InstanceState.OPEN, instance_id=ssh_host.instance.instance_id)
+    yield ssh_host
+    ledger.mark_instance(row.label, InstanceState.CLOSED)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Project:
+    """A project without a trainer of its own, which `python -m launcher` would import from the folder it runs in."""
+    write(tmp_path / "plain", "train.py", "data/a.txt")
+    return find_project(tmp_path / "plain")
+
+
+def test_the_verb_says_before_what_it_will_send_and_after_what_it_did(open_host: SshHost, plain: Project) -> None:
+    home = open_host.state.root
+    first = gptops("upload", home=home, cwd=plain.root)
+    assert (first.exit_code, first.stdout) == (0, "")
+    said = first.stderr.splitlines()
+    assert said[0] == f"2 files, 0.0 MB in `{plain.root}`"
+    assert said[1].startswith("largest: ")
+    assert said[-1].startswith(f"uploaded {2 + len(trainer_files())} files (")
+    write(plain.root, "data/a.txt", content="changed")
+    second = gptops("upload", "--host", open_host.host.name, "--json", home=home, cwd=plain.root)
+    assert second.exit_code == 0
+    done = json.loads(second.stdout)
+    assert (done["host"], done["files"], done["target"]) == (open_host.host.name, 1, str(remote_code(plain)))
+
+
+def test_the_verb_without_an_open_host_says_how_to_open_one(plain: Project) -> None:
+    done = gptops("upload", home=state_paths().root, cwd=plain.root)
+    assert done.exit_code == ExitCode.NOT_FOUND
+    assert done.stderr == "error: no host is open\nhint:  gptops up\n"
