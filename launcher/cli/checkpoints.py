@@ -85,11 +85,12 @@ def summary(one: Pulled) -> str:
 
 
 def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
+    """Two digits at least: `2.3 MiB`, `118 MiB`, `1.4 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1000 or unit == "GiB":
+            break
         count /= 1024
-    return f"{count:.1f} GiB"
+    return f"{count:.{1 if count < 10 and unit != 'B' else 0}f} {unit}"
 
 
 def _last_line(row: RunRow, last: Tick, pulled: list[Pulled]) -> str:

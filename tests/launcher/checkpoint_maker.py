@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.clock import SystemClock
-from launcher.ledger import Ledger, RunRow, RunState
+from launcher.ledger import InstanceState, Ledger, RunRow, RunState
 from launcher.lock import hold
 from launcher.paths import LocalRun, RemoteRun
 from launcher.pull import Pulled, Puller
@@ -39,6 +39,16 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes] = FILES
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return manifest.publish(building)
+
+
+def register(host: SshHost, ledger: Ledger, *, gpus: int = 0, gpu_name: str = "") -> None:
+    """The host in the ledger, as `gptops up` leaves it."""
+    label, name = host.instance.label, host.host.name
+    if label not in {row.label for row in ledger.instances()}:
+        ledger.intend_instance(
+            label=label, name=name, provider="local", project="tests", price_per_hour=0.0, gpus=gpus, gpu_name=gpu_name
+        )
+        ledger.mark_instance(label, InstanceState.OPEN, instance_id=host.instance.instance_id)
 
 
 def silent(_description: str, _total: float) -> AbstractContextManager[Callable[[float], None]]:

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from launcher.clock import SystemClock
-from launcher.ledger import InstanceState, Ledger, RunState
+from launcher.ledger import Ledger, RunState
 from launcher.paths import LocalRun, StatePaths
-from tests.launcher.checkpoint_maker import Scene, ended, names, tree
+from tests.launcher.checkpoint_maker import Scene, ended, names, register, tree
 from tests.launcher.command_line import Finished, gptops, gptops_in_background
 from tests.launcher.conftest import SshHost, open_local_host, require_programs
 from tests.launcher.waiting import wait_until
@@ -38,12 +38,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
         patch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
         opened = open_local_host(StatePaths(folder / "state"))
     with Ledger(opened.state.ledger, SystemClock()) as ledger:
-        label = opened.instance.label
-        name = opened.host.name
-        ledger.intend_instance(
-            label=label, name=name, provider="local", project="tests", price_per_hour=0.0, gpus=0, gpu_name=""
-        )
-        ledger.mark_instance(label, InstanceState.OPEN, instance_id=opened.instance.instance_id)
+        register(opened, ledger)
     yield opened
     opened.destroy()
 

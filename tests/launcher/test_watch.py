@@ -22,7 +22,7 @@ from launcher.status import Phase
 from launcher.transport import Transport
 from launcher.watch import Talk, Watched, connection_to, look_once, watch_until_home, watching
 from tests.conftest import FakeClock
-from tests.launcher.checkpoint_maker import Scene, ended, names, silent, training, tree
+from tests.launcher.checkpoint_maker import Scene, ended, names, register, silent, training, tree
 from tests.launcher.conftest import SshHost
 
 TRAIN = """
@@ -164,22 +164,6 @@ def kill_sshd(host: SshHost) -> list[str]:
     return argv
 
 
-def register(scene: Scene) -> str:
-    """The host in the ledger, as `gptops up` leaves it."""
-    label = scene.host.instance.label
-    scene.ledger.intend_instance(
-        label=label,
-        name=scene.host.host.name,
-        provider="local",
-        project="tests",
-        price_per_hour=0.0,
-        gpus=0,
-        gpu_name="",
-    )
-    scene.ledger.mark_instance(label, InstanceState.OPEN, instance_id=scene.host.instance.instance_id)
-    return label
-
-
 def watch_by_ledger(scene: Scene, heard: Heard) -> None:
     with watched(scene, FakeClock(), heard) as opened:
         watch_until_home(
@@ -188,10 +172,10 @@ def watch_by_ledger(scene: Scene, heard: Heard) -> None:
 
 
 def test_a_host_that_was_closed_ends_the_watch_and_says_what_is_at_home(scene: Scene) -> None:
-    label = register(scene)
+    register(scene.host, scene.ledger)
     scene.publish(1)
     scene.sync()
-    scene.ledger.mark_instance(label, InstanceState.CLOSED)
+    scene.ledger.mark_instance(scene.host.instance.label, InstanceState.CLOSED)
     with pytest.raises(NotFound) as caught:
         watch_by_ledger(scene, Heard())
     assert caught.value.what == f"`{scene.host.host.name}` was closed"
