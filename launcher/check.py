@@ -6,6 +6,7 @@ opens nothing and prints nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -118,6 +119,8 @@ def _checked(jobs: Jobs, name: str, overrides: Iterable[str]) -> CheckedJob:
     plan = training_plan(config, num_gpus=spec.processes_per_node * spec.resources.nodes)
     if not spec.refusals:
         warnings += [f"jobs.{name}.train.data.path: {doubt}" for doubt in _data_doubts(jobs, config.data.path)]
+        unset = [secret for secret in spec.secrets if not os.environ.get(secret)]
+        warnings += [f"jobs.{name}.secrets: `{secret}` is not set in this shell" for secret in unset]
     return CheckedJob(name, spec, config, plan, tuple(warnings))
 
 

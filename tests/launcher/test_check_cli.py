@@ -145,6 +145,17 @@ def test_data_that_the_host_would_not_have_is_a_warning(capsys: pytest.CaptureFi
     assert "`data/corpus` is left out of the upload (.gitignore?)" in capsys.readouterr().err
 
 
+def test_a_secret_that_is_not_set_here_is_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("jobs.yaml", "jobs: {a: {stage: pretrain, secrets: [NOT_YET_SET]}}")
+    assert main(["check"]) == 0
+    assert "warning: jobs.a.secrets: `NOT_YET_SET` is not set in this shell" in capsys.readouterr().err
+    monkeypatch.setenv("NOT_YET_SET", "now")
+    assert main(["check"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_init_writes_what_check_accepts_and_never_overwrites(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
