@@ -184,12 +184,14 @@ def _with_config(
 
 
 def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("generate", help="let a checkpoint write", allow_abbrev=False,
-                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    command = commands.add_parser("generate", help="let a checkpoint write", allow_abbrev=False)
     command.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder: its newest one")
-    command.add_argument("--prompt", default="\n", help="how the text begins")
-    command.add_argument("--max-tokens", type=int, default=200, help="tokens to write")
-    command.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
-    command.add_argument("--top-k", type=int, default=50, help="0 switches the limit off")
-    command.add_argument("--top-p", type=float, default=1.0, help="share of the probability to choose from")
-    command.add_argument("--seed", type=int, default=1337, help="of the random choices")
+    for option, kind, default, text in (
+        ("--prompt", str, "\n", "how the text begins; left out, a new line"),
+        ("--max-tokens", int, 200, "tokens to write (%(default)s)"),
+        ("--temperature", float, 0.8, "0 takes the likeliest token (%(default)s)"),
+        ("--top-k", int, 50, "choose from so many; 0 switches the limit off (%(default)s)"),
+        ("--top-p", float, 1.0, "share of the probability to choose from (%(default)s)"),
+        ("--seed", int, 1337, "of the random choices (%(default)s)"),
+    ):
+        command.add_argument(option, type=kind, default=default, help=text, metavar="TEXT" if kind is str else "N")

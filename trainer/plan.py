@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from trainer.console import duration, size_text
-from trainer.sizing import TrainingPlan
+from trainer.sizing import MemoryEstimate, TrainingPlan
 
 
 def plan_text(plan: TrainingPlan) -> str:
@@ -11,8 +13,8 @@ def plan_text(plan: TrainingPlan) -> str:
     rows = [
         ("parameters", f"{plan.parameters:,}"),
         ("tokens", f"{plan.tokens:,} = {plan.steps:,} steps x {plan.tokens_per_step:,}"),
-        ("micro-batches", f"{plan.grad_accum_steps} a step on each of {plan.num_gpus} GPUs"),
-        ("memory", f"{size_text(plan.memory.total)} on each GPU in {plan.precision} ({_parts(plan)})"),
+        ("micro-batches", f"{plan.grad_accum_steps} a step on each of {plan.num_gpus} processes"),
+        ("memory", f"{size_text(plan.memory.total)} for each process in {plan.precision}: {_parts(plan.memory)}"),
         ("compute", f"{plan.flops:.2e} FLOPs"),
     ]
     lines = [f"{name:<14} {text}" for name, text in rows]
@@ -21,6 +23,6 @@ def plan_text(plan: TrainingPlan) -> str:
     return "\n".join(lines)
 
 
-def _parts(plan: TrainingPlan) -> str:
-    parts = {name: getattr(plan.memory, name) for name in ("weights", "gradients", "moments", "activations")}
-    return ", ".join(f"{name} {size_text(size)}" for name, size in parts.items())
+def _parts(memory: MemoryEstimate) -> str:
+    sizes = {part.name: getattr(memory, part.name) for part in fields(memory)}
+    return ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items())

@@ -1,0 +1,187 @@
+"""One loop for every stage: exact sums, nothing disturbed by looking, an orderly end."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.ragged import RaggedStage
+from tests.trainer.tiny import (
+    assert_same_run,
+    checkpoints,
+    largest_difference,
+    rows,
+    run_trainer,
+    tiny_config,
+    train_tiny,
+    weights,
+)
+from trainer.config import OptimConfig
+from trainer.console import Console
+from trainer.distributed import opened_world
+from trainer.engine import Outcome, train
+from trainer.errors import EngineError
+from trainer.model import GPT
+from trainer.optim import make_optimizer
+from trainer.signals import StopRequest
+from trainer.step import Stepper
+
+EXACT = ("model.dropout=0", "train.max_steps=5", "eval.every_steps=5", "schedule.warmup_steps=0")
+
+
+def train_stage(out_dir: Path, stage: RaggedStage, *overrides: str) -> Outcome:
+    config = tiny_config(out_dir, *overrides)
+    out_dir.mkdir(exist_ok=True)
+    with opened_world(config.train) as world:
+        return train(config, stage, world, Console(world.is_first))
+
+
+def test_micro_batches_add_up_to_the_whole_batch(tmp_path: Path) -> None:
+    for micro in (8, 2, 1):
+        train_tiny(tmp_path / str(micro), *EXACT, f"train.micro_batch_size={micro}")
+    for micro in (2, 1):
+        assert largest_difference(weights(tmp_path / "8", 5), weights(tmp_path / str(micro), 5)) < 1e-6
+
+
+def test_ragged_micro_batches_add_up_to_the_whole_batch(tmp_path: Path) -> None:
+    for micro in (8, 1):
+        train_stage(tmp_path / str(micro), RaggedStage(micro), *EXACT, f"train.micro_batch_size={micro}")
+    assert largest_difference(weights(tmp_path / "8", 5), weights(tmp_path / "1", 5)) < 1e-6
+    for whole, parts in zip(rows(tmp_path / "8"), rows(tmp_path / "1"), strict=True):
+        assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_logged_loss_is_the_mean_over_the_units(tmp_path: Path) -> None:
+    train_stage(tmp_path, RaggedStage(2), *EXACT)
+    first = rows(tmp_path)[0]
+    assert first["loss"] == pytest.approx(math.log(257), rel=0.05)
+    assert first["twice_loss"] == pytest.approx(2 * first["loss"])
+    assert first["tokens"] == 8 * 32
+
+
+def test_looking_does_not_change_what_is_learnt(tmp_path: Path) -> None:
+    train_tiny(tmp_path / "blind", "eval.every_steps=100", "log.every_steps=100", "checkpoint.every_steps=100")
+    looking = ("eval.every_steps=1", "sample.every_steps=1", "sample.max_tokens=5", "checkpoint.every_steps=3")
+    train_tiny(tmp_path / "looking", *looking)
+    ours, theirs = weights(tmp_path / "blind", 12), weights(tmp_path / "looking", 12)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    samples = [row for row in rows(tmp_path / "looking") if "sample" in row]
+    assert [row["step"] for row in samples] == list(range(1, 13))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_tiny(tmp_path / name, f"seed={seed}", "train.max_steps=4")
+    assert_same_run(tmp_path / "a", tmp_path / "b", 4)
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+def test_it_learns_and_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = train_tiny(tmp_path, "train.max_steps=100", "optim.lr=1e-2", "log.every_steps=50", "model.dropout=0")
+    said = capsys.readouterr().out
+    assert outcome.val_loss is not None
+    assert outcome.val_loss < 3.4
+    assert "step 50/100  loss " in said
+    assert "step 100/100  val loss " in said
+    assert "saved `step_00000100` (" in said
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"step [2-9] is not finite") as caught:
+        train_tiny(tmp_path, "optim.lr=1e38", "schedule.warmup_steps=0", "checkpoint.every_steps=1")
+    newest = checkpoints(tmp_path)[-1]
+    assert f"step_{newest:08d}" in caught.value.why
+    assert f"step {newest + 1} is not finite" in caught.value.what
+    assert "optim.lr=5e+37" in caught.value.hint
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_the_run_at_the_edge_of_a_step_even_while_validating(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    asked: list[bool] = []
+
+    def ask_once() -> None:
+        if not asked:
+            asked.append(True)
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    outcome = train_stage(tmp_path / "run", RaggedStage(2, ask_once))
+    assert (outcome.step, outcome.stopped_by) == (6, number.name)
+    assert checkpoints(tmp_path / "run")[-1] == 6
+    assert [row for row in rows(tmp_path / "run") if "val_loss" in row] == []
+    assert signal.getsignal(number) is before
+    # What the stop kept from being measured is measured first when the run goes on.
+    train_stage(tmp_path / "run", RaggedStage(2))
+    train_stage(tmp_path / "straight", RaggedStage(2))
+    assert rows(tmp_path / "run") == rows(tmp_path / "straight")
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
+    class Impatient(RaggedStage):
+        def batches(self, policy: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().batches(policy)
+
+    outcome = train_stage(tmp_path, Impatient(2))
+    assert (outcome.step, outcome.stopped_by, outcome.checkpoint) == (0, "SIGTERM", None)
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with StopRequest(deaf_afterwards=False) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.reason == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_after_a_training_of_many_a_signal_cannot_change_the_exit_code() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        with StopRequest(deaf_afterwards=True):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_loss_scale_that_overflows_skips_the_step_and_is_halved(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "model.dropout=0")
+    model, stage = GPT(config.model), RaggedStage(8)
+    optimizer = make_optimizer(model, OptimConfig())
+    with opened_world(config.train) as world:
+        stepper = Stepper(model, optimizer, stage, world, 1.0)
+        # What a GPU without bf16 gets, on a CPU: only the scale is tried here, not the format.
+        stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        batch = [next(stage.batches(model))]
+        gradients = stepper.accumulate(batch, stop_asked=False)
+        assert not math.isfinite(gradients.grad_norm)
+        assert stepper.may_apply(gradients)
+        stepper.apply(1e-3)
+        assert largest_difference(before, model.state_dict()) == 0
+        assert stepper.scaler.get_scale() == 2.0**126
+        stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        gradients = stepper.accumulate(batch, stop_asked=False)
+        stepper.apply(1e-3)
+        assert largest_difference(before, model.state_dict()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_trains_the_same_and_its_checkpoint_does_not_show_it(tmp_path: Path) -> None:
+    looking = ("sample.every_steps=3", "sample.max_tokens=3", "eval.every_steps=3")
+    compiled = ("train.compile=true", "train.max_steps=3", "model.dropout=0", "model.n_layers=1", *looking)
+    code, out, err = run_trainer(tmp_path / "compiled", *compiled)
+    assert code == 0, out + err
+    train_tiny(tmp_path / "plain", "train.max_steps=3", "model.dropout=0", "model.n_layers=1")
+    assert largest_difference(weights(tmp_path / "compiled", 3), weights(tmp_path / "plain", 3)) < 1e-5
