@@ -56,10 +56,11 @@ def plan(folder):
     family = {name_of(name): version for name, version in all_installed() if TORCH_FAMILY.match(name_of(name))}
     pins = [f"{name}=={version}" for name, version in sorted(family.items())] if reused else []
     (folder / "constraints.image.txt").write_text("".join(line + "\n" for line in constraints + pins))
-    # A marker that is never true takes a package out of uv's resolution.
-    never = "".join(f"{name} ; python_version < '3'\n" for name in sorted(family)) if reused else ""
-    (folder / "overrides.image.txt").write_text(never)
-    for name in missing(requirements + extra, constraints):
+    absent, fine = judged(requirements + extra, constraints)
+    # uv does not look at the image. A marker that is never true takes a package out of what it would bring.
+    never = sorted((fine | set(family if reused else ())) - absent)
+    (folder / "overrides.image.txt").write_text("".join(f"{name} ; python_version < '3'\n" for name in never))
+    for name in sorted(absent):
         print(name)
 
 
@@ -134,28 +135,30 @@ def reused_torch(requirements):
     return parser is None or parser(wanted).specifier.contains(version, prereleases=True)
 
 
-def missing(requirements, constraints):
-    """Names that are absent, or there in another version than wanted, dependencies included."""
+def judged(requirements, constraints):
+    """Names that are absent or there in another version than wanted, dependencies included; and names that are fine."""
     parser = requirement_parser()
     if parser is None:
-        return [name_of(line) for line in requirements]
-    # An option line (--index-url ...) is the installer's business: let it decide.
-    if any(line.startswith("-") or "://" in line for line in requirements):
-        return ["what-the-job-adds"]
+        return {name_of(line) for line in requirements}, set()
     pins = {name_of(line): parsed for line in constraints for parsed in [parser(line)] if applies(parsed, "")}
-    absent, seen, queue = [], set(), [(parser(line), "") for line in requirements]
+    fine = {name for name, pin in pins.items() if there(pin, pin)}
+    # An option (--index-url ...) or an address is the installer's business: let it decide.
+    if any(line.startswith("-") or "://" in line for line in requirements):
+        return {"what-the-job-adds"}, fine
+    absent, seen, queue = set(), set(), [(parser(line), "") for line in requirements]
     while queue:
         wanted, extra = queue.pop()
         if not applies(wanted, extra):
             continue
         name, about = name_of(wanted.name), (name_of(wanted.name), tuple(sorted(wanted.extras)))
         if not there(wanted, pins.get(name)):
-            absent.append(name)
+            absent.add(name)
         elif about not in seen:
             seen.add(about)
+            fine.add(name)
             below = [parser(line) for line in importlib.metadata.requires(wanted.name) or []]
             queue += [(each, chosen) for each in below for chosen in (wanted.extras or {""})]
-    return sorted(set(absent))
+    return absent, fine
 
 
 def there(wanted, pin):

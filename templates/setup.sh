@@ -61,10 +61,12 @@ ensure_rsync() {
         "it could not be installed: that needs root and apt-get" "apt-get update && apt-get install -y rsync"
 }
 
-# The image's Python: the first that has torch, else the first that is new enough.
+# The image's Python: the first that has torch, else the first that is new enough. GPTOPS_PYTHON of the host's own
+# environment says another.
 find_python() {
     python=
-    for candidate in python3 python /opt/conda/bin/python3 /venv/main/bin/python3 /usr/local/bin/python3 /usr/bin/python3; do
+    pythons='python3 python /opt/conda/bin/python3 /venv/main/bin/python3 /usr/local/bin/python3 /usr/bin/python3'
+    for candidate in ${GPTOPS_PYTHON:-$pythons}; do
         candidate=$(command -v "$candidate" 2>/dev/null) || continue
         seen=$("$candidate" "$here/image.py" describe 2>/dev/null) || continue
         case $seen in
@@ -76,7 +78,7 @@ find_python() {
         esac
     done
     [ -n "$python" ] || unfit "the host has no Python 3.10 or newer" \
-        "looked for python3 and python on the PATH, in /opt/conda, /venv/main and /usr" "choose an image with Python, or apt-get install -y python3"
+        "looked for ${GPTOPS_PYTHON:-python3 and python on the PATH, in /opt/conda, /venv/main and /usr}" "choose an image with Python, or apt-get install -y python3"
     say "using $python: $("$python" "$here/image.py" describe)"
 }
 

@@ -6,6 +6,7 @@ makes one that a test may break. `transport` talks to the session's.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -52,6 +53,28 @@ class SshHost:
     def transport(self) -> SshTransport:
         """A transport of your own; close it."""
         return SshTransport(self.host, SystemClock(), control_sockets=self.state.control_sockets)
+
+    def put_first_on_path(self, folder: Path) -> None:
+        """Let every later command find the programs in `folder` first, as if the image had them."""
+        self._change_session(f'export PATH={shlex.quote(str(folder))}:"$PATH"')
+
+    def export(self, name: str, value: str) -> None:
+        """Let every later command find this variable, as if the image had set it."""
+        self._change_session(f"export {name}={shlex.quote(value)}")
+
+    def restrict_path_to(self, *programs: str) -> None:
+        """Let every later command find these programs alone."""
+        folder = self.folder / "few-programs"
+        folder.mkdir()
+        for program in programs:
+            found = shutil.which(program)
+            assert found is not None, program
+            (folder / program).symlink_to(found)
+        self._change_session(f"export PATH={shlex.quote(str(folder))}")
+
+    def _change_session(self, line: str) -> None:
+        script = self.folder / "session.sh"
+        script.write_text(script.read_text().replace('cd "$HOME"', f'{line}\ncd "$HOME"'))
 
     def destroy(self) -> None:
         self.provider.destroy(self.instance.instance_id)
