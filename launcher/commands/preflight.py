@@ -42,8 +42,9 @@ def probe(folder: PurePosixPath, mode: str, *arguments: str, python: str = "pyth
 
 def find_python() -> Command:
     """Print the Python of the environment that setup made last; else python3's, which an image may have filled."""
-    script = 'for p in $(ls -td -- "$1"/*/bin/python 2>/dev/null); do echo "$p"; exit; done; command -v python3'
-    return Command(("sh", "-c", script, "sh", str(REMOTE_VENVS)))
+    # setup.sh writes .gptops-ready last: a half-made environment is not asked.
+    newest = 'for r in $(ls -t -- "$1"/*/.gptops-ready 2>/dev/null); do echo "${r%/*}/bin/python"; exit; done'
+    return Command(("sh", "-c", f"{newest}; command -v python3", "sh", str(REMOTE_VENVS)))
 
 
 def remove(folder: PurePosixPath) -> Command:
