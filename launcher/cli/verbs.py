@@ -38,6 +38,7 @@ VERBS = (
     Verb("check", "launcher.cli.project", START),
     Verb("doctor", "launcher.cli.project", START),
     Verb("schema", "launcher.cli.project", START),
+    Verb("demo", "launcher.cli.demo", START),
     Verb("upload", "launcher.cli.project", RUNS),
     Verb("train", "launcher.cli.runs", RUNS),
     Verb("logs", "launcher.cli.runs", RUNS),
