@@ -99,8 +99,10 @@ class Puller:
             )
 
     def _require_room(self, checkpoint: RemoteCheckpoint, arriving: Path) -> None:
-        there = sum(path.lstat().st_size for path in arriving.rglob("*") if path.is_file())
-        wanted = max(0, checkpoint.total_bytes - there) + SPARE_BYTES
+        # Finished files only: rsync goes on from a half one by writing all of it anew beside it.
+        files = checkpoint.manifest.files.items()
+        there = sum(entry.bytes for name, entry in files if _has_size(arriving / name, entry.bytes))
+        wanted = checkpoint.total_bytes - there + SPARE_BYTES
         free = shutil.disk_usage(arriving).free
         if free < wanted:
             raise LocalFault(
@@ -159,6 +161,10 @@ def prepare(arriving: Path, checkpoint: RemoteCheckpoint) -> bool:
     for name in checkpoint.manifest.files:
         _salvage(arriving / name)
     return any(path != manifest for path in arriving.rglob("*"))
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _salvage(path: Path) -> None:

@@ -215,7 +215,7 @@ def _listing(folder: Path) -> list[dict[str, object]]:
 def _remove_if(checkpoint: Path, manifest_sha256: str) -> None:
     """Remove a checkpoint that is still the one meant; already gone is success. Raises BrokenCheckpoint otherwise."""
     path = checkpoint / FILE_NAME
-    if path.is_file() and sha256_of(path) != manifest_sha256:
+    if checkpoint.exists() and not (path.is_file() and sha256_of(path) == manifest_sha256):
         raise BrokenCheckpoint("its manifest changed; it was left alone")
     remove(checkpoint)
 

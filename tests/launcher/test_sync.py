@@ -259,6 +259,22 @@ def test_a_checkpoint_replaced_on_the_host_between_looking_and_pruning_is_left_a
     assert scene.steps_there() == names(1)
 
 
+def test_a_checkpoint_that_lost_its_manifest_on_the_host_is_left_alone(scene: Scene) -> None:
+    scene.publish(1)
+    [checkpoint] = scene.listing().whole
+    (scene.there / "step_00000001" / manifest.FILE_NAME).unlink()
+    with pytest.raises(NotVerified, match="was left on"):
+        remove_remote(scene.transport, scene.remote.checkpoints, checkpoint)
+    assert scene.steps_there() == names(1)
+
+
+def test_removing_what_is_gone_already_is_success(scene: Scene) -> None:
+    scene.publish(1)
+    [checkpoint] = scene.listing().whole
+    shutil.rmtree(scene.there / "step_00000001")
+    remove_remote(scene.transport, scene.remote.checkpoints, checkpoint)
+
+
 def test_what_a_killed_removal_left_on_the_host_goes_with_the_next_one(scene: Scene) -> None:
     scene.publish(1)
     left = scene.there / "step_00000001.removed.tmp"

@@ -62,6 +62,26 @@ def test_without_room_for_a_checkpoint_nothing_is_transferred_and_nothing_delete
     assert (scene.steps_here(), scene.steps_there()) == ([], names(1, 2))
 
 
+def test_files_that_have_arrived_need_no_room_again_but_half_ones_do(
+    scene: Scene, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "SPARE_BYTES", MIB // 4)
+    scene.home = LocalRun(small_disk / "run")
+    scene.publish(1, files={"a.bin": os.urandom(4 * MIB), "b.bin": os.urandom(2 * MIB)})
+    [checkpoint] = scene.listing().whole
+    arriving = scene.home.incoming / checkpoint.name
+    pull.prepare(arriving, checkpoint)
+    shutil.copy2(scene.there / checkpoint.name / "a.bin", arriving / "a.bin")
+    (arriving / pull.PARTIAL).mkdir()
+    (arriving / pull.PARTIAL / "b.bin").write_bytes(bytes(MIB + MIB // 2))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(MIB))  # 1.5 MiB are left: too little for all of the half file
+    with pytest.raises(LocalFault, match="no room at home"):
+        scene.sync(has_ended=True)
+    ballast.unlink()
+    assert scene.sync(has_ended=True).pruned == [1]
+
+
 def test_a_disk_that_fills_up_during_a_transfer_stops_cleanly_and_goes_on_when_there_is_room(
     scene: Scene, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
