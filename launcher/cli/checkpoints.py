@@ -96,7 +96,12 @@ def _size(count: float) -> str:
 def _last_line(row: RunRow, last: Tick, pulled: list[Pulled]) -> str:
     """What stands where, now."""
     kept = len(last.synced.listing.whole) - len(last.synced.pruned)
-    state = f"{last.status.phase.value}, exit code {last.status.exit_code}" if last.status.is_over else "goes on"
+    states = {
+        "ended": f"ended with exit code {last.status.exit_code}",
+        "lost": "is lost",
+        "absent": "is not on the host",
+    }
+    state = states.get(last.status.phase.value, "goes on")
     news = f"{len(pulled)} came home" if pulled else "nothing new"
     there = f"{len(last.synced.pruned)} deleted on the host, {kept} kept there"
     return f"`{row.run_id}` {state}: {news}, {there}; {row.local_root}"

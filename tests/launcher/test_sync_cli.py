@@ -101,7 +101,7 @@ def test_watching_an_ended_run_brings_everything_home_and_ends(
     scene.publish(1, 2, 3)
     ended(scene.host, scene.run_id)
     assert main(["sync", scene.run_id, "--watch", "--interval", "0.1"]) == 0
-    assert "ended, exit code 0: 3 came home, 3 deleted on the host, 0 kept there" in capsys.readouterr().err
+    assert "ended with exit code 0: 3 came home, 3 deleted on the host, 0 kept there" in capsys.readouterr().err
     assert (scene.steps_here(), scene.steps_there()) == (names(1, 2, 3), [])
 
 
