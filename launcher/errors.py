@@ -43,6 +43,8 @@ class ExitCode(enum.IntEnum):
     LOCAL_FAULT = 12
     PROVIDER = 13
     PREFLIGHT = 14
+    STOPPED = 75
+    """No error: an attached run was asked to stop, and did. The trainer's own code for it."""
     INTERRUPTED = 130
 
 

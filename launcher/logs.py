@@ -77,8 +77,10 @@ class Follower:
             if end is StreamEnd.OTHER_LOG:
                 _begin_again(self._copy, self.notice)
                 self.shown = 0
-            else:
-                self.clock.sleep(self._backoff.after_failure())
+                continue
+            if end is StreamEnd.CUT:
+                self.notice(f"the connection to `{self.transport.host.name}` was cut; going on at byte {self.shown:,}")
+            self.clock.sleep(self._backoff.after_failure())
 
     def show_copy(self) -> None:
         """Show what is at home and was not shown yet."""

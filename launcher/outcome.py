@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from launcher.errors import NotFound, RunFailed
+from launcher.errors import ExitCode, NotFound, RunFailed
 from launcher.ledger import RunRow
 from launcher.status import STOPPED, Phase, RunStatus
 from trainer.errors import ExitCode as TrainerExitCode
@@ -30,7 +30,7 @@ _MEANINGS = {
 
 def exit_code_of(status: RunStatus) -> int:
     """Of an attached command whose run ended without an error."""
-    return 0 if status.has_succeeded else STOPPED
+    return ExitCode.OK if status.has_succeeded else ExitCode.STOPPED
 
 
 def require_no_failure(row: RunRow, status: RunStatus, last_lines: bytes) -> None:
@@ -50,7 +50,7 @@ def require_no_failure(row: RunRow, status: RunStatus, last_lines: bytes) -> Non
     raise RunFailed(
         f"`{row.run_id}` ended with exit code {status.exit_code}" + (f": {meaning}" if meaning else ""),
         why=_then("its last words", said) if said else "it said nothing",
-        hint=f"gptops logs {row.run_id}; the host is still open: gptops down {row.host_name}",
+        hint=f"gptops logs {row.run_id}   # `{row.host_name}` is still open: gptops down {row.host_name}",
     )
 
 
@@ -73,6 +73,13 @@ def ending(row: RunRow, status: RunStatus) -> str:
         return f"`{row.run_id}` has ended well{took}{saved}"
     unsaved = "" if status.exit_code == STOPPED else " before it could save"
     return f"`{row.run_id}` was stopped{unsaved}{took}{saved}"
+
+
+def ended_before(row: RunRow, status: RunStatus) -> str:
+    """One line about a run that was over, and had not been stopped, when somebody wanted to stop it."""
+    if status.phase is Phase.LOST:
+        return f"nothing of `{row.run_id}` lives on `{row.host_name}` any more, and nothing says how it ended"
+    return f"`{row.run_id}` had ended already, with exit code {status.exit_code}"
 
 
 def _then(first: str, lines: str) -> str:

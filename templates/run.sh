@@ -333,6 +333,7 @@ exec_training() {
 }
 
 tell_end_of_worker() {
+    case $code in 0 | 75) ;; *) rm -f "$status/reserve" ;; esac # the disk may be full, and be the reason
     put "workers/$rank.exit" "$code"
     case $code in 0 | 75) exit 0 ;; esac
     if [ -f "$status/stop_requested" ]; then

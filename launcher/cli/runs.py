@@ -224,7 +224,7 @@ def _print_copy(row: RunRow, copy: LogCopy, start: int, status: RunStatus | None
 
 
 def _tell_stopped(row: RunRow, status: RunStatus, *, as_json: bool) -> None:
-    from launcher.outcome import ending, never_started
+    from launcher.outcome import ended_before, ending, never_started
     from launcher.status import Phase
 
     if status.phase is Phase.ABSENT:
@@ -234,7 +234,7 @@ def _tell_stopped(row: RunRow, status: RunStatus, *, as_json: bool) -> None:
     elif status.has_succeeded or status.was_stopped:
         console.say(ending(row, status))
     else:
-        console.say(f"`{row.run_id}` had ended already, with exit code {status.exit_code}")
+        console.say(ended_before(row, status))
 
 
 def _status_json(row: RunRow, status: RunStatus) -> dict[str, Any]:

@@ -287,6 +287,29 @@ def test_a_missing_program_is_said(run: Run) -> None:
     assert "no-such-trainer" in run.log
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip("cannot mount a small disk here: needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_the_end_of_a_run_that_filled_the_disk_is_still_told(small_disk: Path) -> None:
+    run = Run(small_disk, "sh", f"t-{os.getpid()}-full")
+    fill = "import sys\ntry: open('../fill', 'wb').write(bytes(9_000_000))\nexcept OSError: sys.exit(4)"
+    starter = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode and 1)"
+    run.is_given([sys.executable, "-c", fill], starter=[sys.executable, "-c", starter])
+    run.sh("start")
+    wait_until(run.ended)
+    assert run.status()["exit_code"] == "4"
+    assert (small_disk / "fill").stat().st_size > 1_000_000
+
+
 HOSTILE = 'a\'; echo foo; "$(touch evil)" `x` \\ \n two  spaces\t$HOME é'
 
 

@@ -42,13 +42,6 @@ def desk(ssh_host: SshHost, tmp_path: Path) -> Iterator[Desk]:
             made.gptops("stop", row.run_id, "--grace", "0")
 
 
-def started(desk: Desk, *words: str) -> str:
-    """Start the job and leave it; its run id."""
-    done = desk.gptops("train", "demo", "--skip-setup", "--detach", *words)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode().strip()
-
-
 def wait_for_log(desk: Desk, run_id: str, size: int = 500) -> None:
     log = desk.remote_log(run_id)
     wait_until(lambda: log.exists() and log.stat().st_size >= size, seconds=60, what="a log on the host")
@@ -101,7 +94,10 @@ def test_a_failed_training_is_told_with_its_code_and_last_words(desk: Desk) -> N
 
 
 def test_a_detached_run_is_followed_and_stopped(desk: Desk) -> None:
-    run_id = started(desk)
+    answer = json.loads(desk.gptops("train", "demo", "--skip-setup", "--detach", "--json").stdout)
+    run_id = answer["run_id"]
+    assert (answer["host"], answer["state"]) == (desk.host.host.name, "running")
+    assert answer["local_root"] == str(desk.project / "runs" / run_id)
     wait_for_log(desk, run_id)
     with desk.start("logs", run_id, "-f") as following:
         assert following.stdout is not None
@@ -136,13 +132,6 @@ def test_ctrl_c_leaves_at_once_and_the_run_goes_on(desk: Desk) -> None:
     assert f"detached; `{row.run_id}` goes on: come back with `gptops logs {row.run_id} -f`" in talk
     size = desk.remote_log(row.run_id).stat().st_size
     wait_for_log(desk, row.run_id, size + 500)
-
-
-def test_a_started_run_says_so_in_json(desk: Desk) -> None:
-    done = desk.gptops("train", "demo", "--skip-setup", "--detach", "--json")
-    answer = json.loads(done.stdout)
-    assert (answer["host"], answer["state"]) == (desk.host.host.name, "running")
-    assert answer["local_root"] == str(desk.project / "runs" / answer["run_id"])
 
 
 @pytest.mark.parametrize(
