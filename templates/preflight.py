@@ -54,7 +54,7 @@ def gpus():
     except subprocess.TimeoutExpired:
         return {"error": "nvidia-smi did not answer in 30 s"}
     text = done.stdout.decode(errors="replace").strip()
-    return {"csv": text} if done.returncode == 0 else {"error": text[:300] or "exit code %d" % done.returncode}
+    return {"csv": text} if done.returncode == 0 else {"error": text[:300] or f"exit code {done.returncode}"}
 
 
 def disk():
@@ -104,15 +104,13 @@ def reduce():
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     began = time.perf_counter()
     try:
-        done = subprocess.run(
-            torchrun + [__file__, "rank"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, timeout=120
-        )
+        done = subprocess.run([*torchrun, __file__, "rank"], capture_output=True, env=environment, timeout=120)
     except subprocess.TimeoutExpired:
         return {"error": "two processes did not find each other in 120 s"}
     answers = [line for line in done.stdout.decode(errors="replace").splitlines() if line.startswith("{")]
     if done.returncode != 0 or not answers:
         complaints = [line for line in done.stderr.decode(errors="replace").splitlines() if "Error" in line]
-        return {"error": (complaints or ["exit code %d" % done.returncode])[0].strip()[:300]}
+        return {"error": (complaints or [f"exit code {done.returncode}"])[0].strip()[:300]}
     return dict(json.loads(answers[-1]), start_seconds=time.perf_counter() - began)
 
 
@@ -154,4 +152,4 @@ MODES = {"facts": facts, "torch": torch_facts, "reduce": reduce, "rank": rank, "
 if __name__ == "__main__":
     answer = MODES[sys.argv[1]](*sys.argv[2:])
     if answer is not None:
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(json.dumps(answer) + "\n")
