@@ -15,7 +15,7 @@ from pathlib import Path
 from launcher.audit import audit
 from launcher.clock import Clock
 from launcher.crash import crashpoint
-from launcher.errors import Busy, LocalFault, ProviderError
+from launcher.errors import Busy, GptopsError, LocalFault, ProviderError
 from launcher.host import Host
 from launcher.ledger import InstanceRow, InstanceState, Ledger, RunState
 from launcher.lock import hold
@@ -81,6 +81,8 @@ def finish_leftovers(ledger: Ledger, state: StatePaths, clock: Clock, say: Calla
                 _finish(row, ledger, state, clock, say)
         except Busy:
             continue
+        except GptopsError as error:
+            say(f"`{row.name}` may still be open: {error.what} ({error.why}); end it: gptops down {row.name} --discard")
 
 
 def _finish(row: InstanceRow, ledger: Ledger, state: StatePaths, clock: Clock, say: Callable[[str], None]) -> None:

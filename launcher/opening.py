@@ -17,7 +17,7 @@ from launcher.clock import Clock
 from launcher.closing import end_instance, host_lock
 from launcher.commands import hosts as commands
 from launcher.crash import crashpoint
-from launcher.errors import GptopsError, HostUnfit, ProviderError, Unreachable
+from launcher.errors import GptopsError, HostUnfit, ProviderError, SetupFailed, Unreachable
 from launcher.host import Host
 from launcher.keys import ensure_key, fingerprint, public_line
 from launcher.ledger import InstanceRow, InstanceState, Ledger
@@ -113,10 +113,18 @@ class Opener:
         audit(self.state.audit_log, self.clock, "open", name=row.name, address=address)
         crashpoint("up:open")
         if setup is not None:
-            began = self.clock.monotonic()
-            run_setup(transport, setup, gpus=plan.wanted.gpus, say=self.say)
-            self._done("set up", began)
+            self._set_up(plan, transport, setup)
         return row
+
+    def _set_up(self, plan: HostPlan, transport: SshTransport, setup: SetupInputs) -> None:
+        began = self.clock.monotonic()
+        try:
+            run_setup(transport, setup, gpus=plan.wanted.gpus, say=self.say)
+        except SetupFailed as error:
+            # The machine, with its log, is about to end: the hint must not lead there.
+            hint = "correct `setup` in jobs.yaml, then gptops up again"
+            raise SetupFailed(error.what, why=error.why, hint=hint) from error
+        self._done("set up", began)
 
     def _undo(self, row: InstanceRow, error: BaseException) -> None:
         """End the machine after a failure; where even that fails, say what may still be open and how to end it."""
@@ -155,7 +163,9 @@ class _Waiting:
                 return transport
             if self._clock.monotonic() >= self._deadline:
                 raise Unreachable(
-                    f"`{self._row.name}` did not answer in {self._opener.ready_seconds:.0f} s", why=self._seen
+                    f"`{self._row.name}` did not answer in {self._opener.ready_seconds:.0f} s",
+                    why=self._seen,
+                    hint="gptops up, perhaps at another --provider; it is ended, nothing bills",
                 )
             self._tell()
             self._clock.sleep(pause)
@@ -165,7 +175,7 @@ class _Waiting:
         assert self._row.instance_id is not None
         instance = self._opener.provider.get(self._row.instance_id)
         if instance is None:
-            raise ProviderError(f"`{self._row.name}` vanished while it was being opened")
+            raise ProviderError(f"`{self._row.name}` vanished while it was being opened", hint="gptops up")
         if instance.status in (Status.FAILED, Status.STOPPED):
             raise ProviderError(
                 f"`{self._row.name}` did not start",

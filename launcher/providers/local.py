@@ -50,7 +50,9 @@ class LocalProvider:
     def offers(self, wanted: Wanted) -> list[Offer]:
         """This machine, if it has the GPUs; nobody bills it."""
         gpus = _gpu_names()
-        fitting = [gpu for gpu in gpus if not wanted.gpu_names or any(name.lower() in gpu.lower() for name in wanted.gpu_names)]
+        fitting = [
+            gpu for gpu in gpus if not wanted.gpu_names or any(name.lower() in gpu.lower() for name in wanted.gpu_names)
+        ]
         free_gib = shutil.disk_usage(_existing(self._root)).free / 2**30
         if len(fitting) < wanted.gpus or free_gib < wanted.disk_gib:
             return []

@@ -101,8 +101,14 @@ def _serves(process: psutil.Process, ports: Sequence[int]) -> bool:
     try:
         if not process.name().startswith("sshd"):
             return False
-        if any("[listener]" in " ".join(relative.cmdline()) for relative in [process, *process.parents()]):
+        if any(_listens(relative) for relative in [process, *process.parents()]):
             return False
         return any(connection.laddr and connection.laddr.port in ports for connection in process.net_connections("tcp"))
     except psutil.Error:
         return False
+
+
+def _listens(process: psutil.Process) -> bool:
+    """By its title, or, where titles are not rewritten, by the options that only a listener is started with."""
+    words = process.cmdline()
+    return "sshd" in process.name() and ("-f" in words or "[listener]" in " ".join(words))

@@ -12,7 +12,16 @@ import pytest
 
 from launcher.clock import Clock, SystemClock
 from launcher.closing import end_instance, finish_leftovers, host_lock
-from launcher.errors import Busy, GptopsError, HostRefused, HostUnfit, ProviderError, Unreachable, UsageError
+from launcher.errors import (
+    Busy,
+    GptopsError,
+    HostRefused,
+    HostUnfit,
+    ProviderError,
+    SetupFailed,
+    Unreachable,
+    UsageError,
+)
 from launcher.host import Address, Host
 from launcher.keys import make_key_pair, public_line
 from launcher.ledger import InstanceState, Ledger
@@ -25,6 +34,7 @@ from launcher.providers.base import CreateRequest, Instance, Offer, Provider, St
 from launcher.providers.local import LocalProvider
 from launcher.providers.ssh import SshProvider
 from launcher.providers.static_host import StaticHost
+from launcher.setup import SetupInputs
 from launcher.ssh import SshTransport
 from tests.conftest import FakeClock
 from tests.launcher.conftest import SshHost, require_programs
@@ -250,6 +260,24 @@ def test_leftovers_of_a_dead_gptops_are_ended_and_those_of_a_living_one_are_not(
         finish_leftovers(site.ledger, site.state, site.clock, site.said.append)
     assert [row.name for row in site.ledger.instances()] == ["alive"]
     assert len(provider.labelled("gptops:tests:")) == 1
+
+
+def test_a_leftover_that_cannot_be_ended_is_said_and_stops_nobody(site: Site) -> None:
+    site.ledger.intend_instance(
+        label="gptops:tests:x", name="x", provider="vast", project="tests", price_per_hour=1, gpus=0, gpu_name=""
+    )
+    finish_leftovers(site.ledger, site.state, site.clock, site.said.append)
+    [line] = site.said
+    assert line.startswith("`x` may still be open: this gptops has no provider `vast`")
+    assert [row.name for row in site.ledger.instances()] == ["x"]
+
+
+def test_a_setup_that_fails_ends_the_machine_and_says_why(site: Site) -> None:
+    provider = site.local()
+    with pytest.raises(SetupFailed) as raised:
+        site.opener(provider).open(site.plan(provider), SetupInputs(("torch",), ("no such ! requirement",)))
+    assert "jobs.yaml" in raised.value.hint
+    assert site.nothing_is_left()
 
 
 def test_an_intent_of_which_nothing_came_is_closed(site: Site) -> None:
