@@ -189,6 +189,9 @@ def _start(run: RemoteRun, means: Means) -> RunStatus:
             if not tries_left:
                 raise _unsure(run, error) from error
             means.clock.sleep(backoff.after_failure())
+        except KeyboardInterrupt:
+            means.say(f"`{run.run_id}` may have begun already: `gptops logs {run.run_id}` says")
+            raise
     if result.exit_code != 0:
         name = means.transport.host.name
         why = result.stderr.strip() or f"run.sh ended with code {result.exit_code}"

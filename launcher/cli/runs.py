@@ -13,7 +13,7 @@ import typer
 
 from launcher import console
 from launcher.cli.options import Json, examples
-from launcher.errors import NotFound, Unreachable
+from launcher.errors import ExitCode, NotFound, Unreachable
 
 if TYPE_CHECKING:
     from launcher.attach import Attached
@@ -191,7 +191,7 @@ def _stay(run: Attached, *, start: int, as_json: bool) -> int:
         status = run.follow(sink, start=start)
     except KeyboardInterrupt:
         console.say(f"detached; `{run.row.run_id}` goes on: {_way_back(run.row)}")
-        raise
+        return ExitCode.INTERRUPTED
     if as_json:
         _emit_line(_status_json(run.row, status))
     console.say(ending(run.row, status))
