@@ -1,8 +1,8 @@
 """The loop that every stage shares: step, log, validate, sample, save; go on from a checkpoint; stop when told.
 
-A resumed run equals one that was never stopped, bit for bit, on the same machine with the same number of processes:
-everything that is drawn, counted or scheduled is a function of the step or lies in the checkpoint. All ranks decide
-together at the edge of a step. The engine contains no stage's name, and it is the only one who writes checkpoints.
+A resumed run equals one that was never stopped, bit for bit, with the same number of processes on a CPU, and on GPUs as
+far as their kernels repeat themselves: everything that is drawn, counted or scheduled is a function of the step or lies
+in the checkpoint. All ranks decide together at the edge of a step. The engine contains no stage's name.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class _Training:
     def begin(self) -> None:
         """Start afresh or from the newest whole checkpoint, as the configuration wants it."""
         chosen = self._world.on_first(self._choose)
+        if self._world.num_processes > 2:
+            self._stepper.rehearse()
         if chosen is None:
             seed_process(self._config.seed, self._world.rank)
         else:

@@ -50,6 +50,19 @@ class Stepper:
         # An fp16 gradient below 6e-8 would be zero; the scaler finds the largest factor that does not overflow.
         self.scaler = torch.amp.GradScaler(world.device.type) if world.precision == "fp16" else None
 
+    def rehearse(self) -> None:
+        """One backward for nothing, after which DDP has its final buckets.
+
+        It lays them out anew after its first backward, and with more than two ranks the layout decides in which order
+        a gradient's parts are added. Without this, the first step after a resume would round differently. What it
+        draws from generators is for the caller to take back.
+        """
+        state = self._stage.state_dict()
+        with _named_failures():
+            self._backward(next(self._stage.batches(self._policy)), 1.0, {})
+        self._stage.load_state_dict(state)
+        self._optimizer.zero_grad(set_to_none=True)
+
     def accumulate(self, batches: Sequence[Batch], *, stop_asked: bool) -> Gradients:
         """Run every micro-batch of one step forward and backward. `stop_asked` is this rank's, and is agreed on."""
         with _named_failures():

@@ -12,14 +12,14 @@ import torch
 from tests.trainer.tiny import train_tiny
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tiny tensors are slower on many threads, and two workers share the cores."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors are slower on many threads, and two workers share the cores. Child processes follow."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

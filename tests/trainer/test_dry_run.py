@@ -42,7 +42,7 @@ def test_without_a_configuration_it_proves_the_installation_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["pretrain", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert list(scratch.iterdir()) == []
+    assert list(scratch.glob("gptops*")) == []
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
     for words in ("parameters", "FLOPs", "H100", "saved `step_00000010`", "resumed from `step_00000010`", "sample: "):
         assert words in out
@@ -56,4 +56,4 @@ def test_with_a_configuration_it_prints_that_plan_and_touches_nothing_of_it(
     out = capsys.readouterr().out
     assert re.search(r"parameters +34,720", out)
     assert not (tmp_path / "run").exists()
-    assert list(scratch.iterdir()) == []
+    assert list(scratch.glob("gptops*")) == []
