@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from launcher.audit import audit
 from launcher.clock import Clock
@@ -77,7 +76,7 @@ def finish_leftovers(ledger: Ledger, state: StatePaths, clock: Clock, say: Calla
     """End what a killed gptops left half opened or half closed. A living one's lock says: hands off."""
     for row in ledger.instances(InstanceState.INTENDED, InstanceState.CLOSING):
         try:
-            with hold(host_lock(state, row.name), "ending what an interrupted gptops left", clock):
+            with hold(state.host_lock(row.name), "ending what an interrupted gptops left", clock):
                 _finish(row, ledger, state, clock, say)
         except Busy:
             continue
@@ -90,8 +89,3 @@ def _finish(row: InstanceRow, ledger: Ledger, state: StatePaths, clock: Clock, s
     if now.state in (InstanceState.INTENDED, InstanceState.CLOSING):
         end_instance(now, open_provider(now.provider, state), ledger, state, clock)
         say(f"ended `{now.name}`, which an interrupted gptops had left {row.state.value}")
-
-
-def host_lock(state: StatePaths, name: str) -> Path:
-    """Held by whoever opens or ends the host of that name."""
-    return state.locks / f"host-{name}.lock"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launcher.clock import Clock
-from launcher.closing import end_instance, host_lock
+from launcher.closing import end_instance
 from launcher.errors import Unreachable
 from launcher.last_look import require_nothing_lost, stop_all
 from launcher.ledger import InstanceRow, InstanceState, Ledger, RunRow
@@ -50,7 +50,11 @@ class Downer:
 
     def end(self, row: InstanceRow) -> Ended:
         """End one host. Raises NotVerified where something would be lost, Unreachable where that cannot be known."""
-        with hold(host_lock(self.state, row.name), f"gptops down {row.name}", self.clock):
+        what = f"gptops down {row.name}"
+        with (
+            hold(self.state.host_lock(row.name), what, self.clock),
+            hold(self.state.start_lock(row.name), what, self.clock),
+        ):
             row = self.ledger.instance(row.label)
             provider = open_provider(row.provider, self.state)
             there = bool(provider.labelled(row.label))

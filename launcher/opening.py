@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from launcher.audit import audit
 from launcher.clock import Clock
-from launcher.closing import end_instance, host_lock
+from launcher.closing import end_instance
 from launcher.commands import hosts as commands
 from launcher.crash import crashpoint
 from launcher.errors import GptopsError, HostUnfit, ProviderError, SetupFailed, Unreachable
@@ -51,7 +51,7 @@ class Opener:
 
     def open(self, plan: HostPlan, setup: SetupInputs | None) -> InstanceRow:
         """The host, ready; not set up where `setup` is None. Whatever fails, the machine is ended before the error."""
-        with hold(host_lock(self.state, plan.name), f"gptops up --name {plan.name}", self.clock):
+        with hold(self.state.host_lock(plan.name), f"gptops up --name {plan.name}", self.clock):
             row = self._intended(plan)
             try:
                 return self._opened(plan, row, setup)

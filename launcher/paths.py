@@ -32,6 +32,14 @@ class StatePaths:
     def locks(self) -> Path:
         return self.root / "locks"
 
+    def host_lock(self, name: str) -> Path:
+        """Held by whoever opens or ends the host of that name."""
+        return self.locks / f"host-{name}.lock"
+
+    def start_lock(self, name: str) -> Path:
+        """Held by whoever starts a run on that host, or ends the host: a run never begins behind the last look."""
+        return self.locks / f"start-{name}.lock"
+
     @property
     def audit_log(self) -> Path:
         """One JSON line for every step that opened, changed or ended something."""

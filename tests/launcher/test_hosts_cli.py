@@ -15,6 +15,7 @@ import pytest
 from launcher.clock import SystemClock
 from launcher.errors import ExitCode
 from launcher.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
+from launcher.lock import hold
 from launcher.opening import Opener
 from launcher.paths import LocalRun, RemoteRun, StatePaths, state_paths
 from launcher.planning import plan_host
@@ -319,6 +320,16 @@ def test_down_killed_anywhere_is_finished_by_the_next_one(desk: Desk, point: str
     again = desk.gptops("down")
     assert again.exit_code == 0, again.stderr
     assert desk.is_clean()
+
+
+def test_down_waits_for_nobody_who_works_on_the_host_but_says_who(desk: Desk) -> None:
+    desk.open()
+    for lock in (desk.state.host_lock("box"), desk.state.start_lock("box")):
+        with hold(lock, "gptops train demo", SystemClock()):
+            busy = desk.gptops("down")
+        assert busy.exit_code == ExitCode.BUSY
+        assert "gptops train demo" in busy.stderr
+    assert [each.state for each in desk.rows()] == [InstanceState.OPEN]
 
 
 def test_down_refuses_while_a_checkpoint_is_not_home_and_names_it(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.clock import Clock, SystemClock
-from launcher.closing import end_instance, finish_leftovers, host_lock
+from launcher.closing import end_instance, finish_leftovers
 from launcher.errors import (
     Busy,
     GptopsError,
@@ -240,7 +240,7 @@ def test_a_name_that_is_open_already_is_refused_before_anything_is_created(site:
 
 def test_two_at_once_on_one_name_are_told_who_works_on_it(site: Site) -> None:
     provider = site.local()
-    with hold(host_lock(site.state, "box"), "gptops down box", site.clock), pytest.raises(Busy) as raised:
+    with hold(site.state.host_lock("box"), "gptops down box", site.clock), pytest.raises(Busy) as raised:
         site.opener(provider).open(site.plan(provider), None)
     assert "gptops down box" in raised.value.why
     assert site.nothing_is_left()
@@ -256,7 +256,7 @@ def test_leftovers_of_a_dead_gptops_are_ended_and_those_of_a_living_one_are_not(
         make_key_pair(site.state.root / f"key-{name}", comment="x")
         key = public_line(site.state.root / f"key-{name}")
         provider.create(plan.offer, CreateRequest(plan.label, "", 0, key))
-    with hold(host_lock(site.state, "alive"), "gptops up --name alive", site.clock):
+    with hold(site.state.host_lock("alive"), "gptops up --name alive", site.clock):
         finish_leftovers(site.ledger, site.state, site.clock, site.said.append)
     assert [row.name for row in site.ledger.instances()] == ["alive"]
     assert len(provider.labelled("gptops:tests:")) == 1
