@@ -1,0 +1,185 @@
+"""The ledger's file: one SQLite database that many processes use at once, and that survives a power cut.
+
+Opens or makes it, refuses one of a newer gptops or a damaged one, and turns every
+complaint of SQLite into one of ours. What the rows mean is ledger.py's.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from launcher.clock import Clock
+from launcher.errors import LocalFault, NotFound
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 30.0
+
+Row = TypeVar("Row")
+Self = TypeVar("Self", bound="LedgerFile")
+
+SCHEMA = """
+CREATE TABLE instances (
+  label TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  project TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('intended', 'open', 'closing', 'closed')),
+  instance_id TEXT,
+  price_per_hour REAL NOT NULL CHECK (price_per_hour >= 0),
+  gpus INTEGER NOT NULL CHECK (gpus >= 0),
+  gpu_name TEXT NOT NULL,
+  address TEXT NOT NULL DEFAULT '',
+  created_at REAL NOT NULL,
+  closed_at REAL
+);
+CREATE UNIQUE INDEX one_open_instance_a_name ON instances (name) WHERE state != 'closed';
+CREATE TABLE runs (
+  run_id TEXT PRIMARY KEY,
+  job TEXT NOT NULL,
+  host_name TEXT NOT NULL,
+  instance_label TEXT NOT NULL,
+  project_root TEXT NOT NULL,
+  local_root TEXT NOT NULL,
+  created_at REAL NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('preparing', 'running', 'ended')),
+  exit_code INTEGER,
+  delete_remote INTEGER NOT NULL CHECK (delete_remote IN (0, 1)),
+  keep_remote INTEGER NOT NULL CHECK (keep_remote >= 2)
+);
+CREATE TABLE checkpoints (
+  run_id TEXT NOT NULL REFERENCES runs (run_id),
+  step INTEGER NOT NULL CHECK (step >= 0),
+  manifest_sha256 TEXT NOT NULL CHECK (length(manifest_sha256) = 64),
+  bytes INTEGER NOT NULL CHECK (bytes >= 0),
+  synced_at REAL NOT NULL,
+  pruned_at REAL,
+  PRIMARY KEY (run_id, step)
+);
+"""
+
+
+class LedgerFile:
+    """The open file. WAL and synchronous=FULL: what was written is on the disk when the statement returns."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        with self._faults():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file. Safe to call twice."""
+        self._db.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _prepare(self) -> None:
+        with self._faults():
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            if self._version() == 0:
+                self._create()
+            self._refuse_newer()
+            self._refuse_damage()
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _create(self) -> None:
+        # SQLite answers "locked" at once, without waiting, when two processes switch to WAL together.
+        with open(self._path.with_suffix(".creating"), "w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if self._version() == 0:
+                os.chmod(self._path, 0o600)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    def _refuse_newer(self) -> None:
+        version = self._version()
+        if version > SCHEMA_VERSION:
+            raise LocalFault(
+                f"the ledger {self._path} was written by a newer gptops",
+                why=f"its format is {version}, this gptops knows {SCHEMA_VERSION}",
+                hint="pip install --upgrade gptops",
+            )
+
+    def _refuse_damage(self) -> None:
+        found = str(self._db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if found != "ok":
+            raise self._damaged(found)
+
+    def _damaged(self, why: str) -> LocalFault:
+        return LocalFault(
+            f"the ledger {self._path} is damaged",
+            why=f"{why}; what it knew about open machines cannot be trusted",
+            hint=f"look for machines that still bill at your providers, then: mv {self._path} {self._path}.damaged",
+        )
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What goes wrong with the file, in our words."""
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.OperationalError as error:
+            raise LocalFault(
+                f"the ledger {self._path} cannot be used",
+                why=str(error),
+                hint=f"ls -l {self._path.parent}; df -h {self._path.parent}",
+            ) from error
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            raise self._damaged(str(error)) from error
+        except OSError as error:
+            raise LocalFault(
+                f"the ledger {self._path} cannot be used",
+                why=str(error),
+                hint="set GPTOPS_HOME to a folder you may write",
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._faults():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _select(self, row: Callable[[dict[str, Any]], Row], query: str, values: tuple[object, ...] = ()) -> list[Row]:
+        with self._faults():
+            return [row(dict(found)) for found in self._db.execute(query, values)]
+
+    def _insert(self, table: str, row: object, *, verb: str = "INSERT") -> None:
+        values = {key: value.value if isinstance(value, enum.Enum) else value for key, value in vars(row).items()}
+        places = ", ".join(f":{key}" for key in values)
+        with self._faults():
+            self._db.execute(f"{verb} INTO {table} ({', '.join(values)}) VALUES ({places})", values)
+
+    def _update(self, table: str, key: dict[str, object], values: dict[str, object]) -> None:
+        assignments = ", ".join(f"{name} = :{name}" for name in values)
+        where = " AND ".join(f"{name} = :{name}" for name in key)
+        with self._faults():
+            changed = self._db.execute(f"UPDATE {table} SET {assignments} WHERE {where}", {**values, **key}).rowcount
+        if changed != 1:
+            raise NotFound(f"the ledger has no such row in {table}: {key}", hint="gptops ps")
