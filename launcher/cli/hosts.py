@@ -11,6 +11,16 @@ import typer
 import typer.core
 
 from launcher import console
+from launcher.cli.host_views import (
+    HOST_COLUMNS,
+    ended_json,
+    errors_json,
+    host_cells,
+    host_json,
+    plan_json,
+    run_words,
+    told,
+)
 from launcher.cli.options import Json, examples
 
 if TYPE_CHECKING:
@@ -71,7 +81,7 @@ def up(
     )
     _show_plan(plan)
     if dry_run:
-        return console.emit_json(_plan_json(plan)) if as_json else None
+        return console.emit_json(plan_json(plan)) if as_json else None
     setup = setup_inputs(request.job.setup if request.job else None)
     if setup.shell:
         console.say(f"the set-up of `{job}` runs lines in your code; `gptops train {job}` does it after the upload")
@@ -81,7 +91,7 @@ def up(
         row = opener.open(plan, None if setup.shell else setup)
     console.say(f"`{row.name}` is ready at {row.address}; `gptops down {row.name}` ends it")
     if as_json:
-        console.emit_json(_row_json(row, [], clock.now()))
+        console.emit_json(host_json(row, [], clock.now()))
     else:
         console.emit(row.name)
 
@@ -98,16 +108,16 @@ def ps(as_json: Json = False) -> None:
 
     clock = SystemClock()
     with Ledger(state_paths().ledger, clock) as ledger:
-        rows = [(row, _run_words(ledger, row)) for row in ledger.instances()]
+        rows = [(row, run_words(ledger, row)) for row in ledger.instances()]
     if as_json:
-        console.emit_json([_row_json(row, runs, clock.now()) for row, runs in rows])
+        console.emit_json([host_json(row, runs, clock.now()) for row, runs in rows])
         return
     if not rows:
         console.say("no host is open; `gptops up` opens one")
         return
     console.table(
-        ("HOST", "PROVIDER", "STATE", "GPUS", "AGE", "$/H", "$ SO FAR", "ADDRESS", "RUNS"),
-        [_cells(row, runs, clock.now()) for row, runs in rows],
+        HOST_COLUMNS,
+        [host_cells(row, runs, clock.now()) for row, runs in rows],
     )
     for row, _ in rows:
         if row.state.value in ("intended", "closing"):
@@ -195,7 +205,7 @@ def down(
         for row in _to_end(ledger, host, everything):
             try:
                 ended.append(downer.end(row))
-                console.say(_told(ended[-1]))
+                console.say(told(ended[-1]))
             except GptopsError as error:
                 failed.append(error)
                 if everything:
@@ -203,7 +213,7 @@ def down(
     if failed and not (as_json and everything):
         raise failed[0]
     if as_json:
-        console.emit_json({"ended": [_ended_json(each) for each in ended], "errors": _errors_json(failed)})
+        console.emit_json({"ended": [ended_json(each) for each in ended], "errors": errors_json(failed)})
     elif not ended:
         console.say("no host is open")
     if failed:
@@ -231,81 +241,3 @@ def _show_plan(plan: HostPlan) -> None:
 
     console.say(f"`{plan.name}`: {plan.offer.description} at `{plan.offer.provider}`, {described(plan.wanted)}")
     console.say(f"cost: {plan.cost}")
-
-
-def _plan_json(plan: HostPlan) -> dict[str, Any]:
-    return {
-        "name": plan.name,
-        "provider": plan.offer.provider,
-        "offer": plan.offer.description,
-        "gpus": plan.offer.gpus,
-        "gpu_name": plan.offer.gpu_name,
-        "price_per_hour": plan.offer.price_per_hour,
-    }
-
-
-def _row_json(row: InstanceRow, runs: list[str], now: float) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "provider": row.provider,
-        "state": row.state.value,
-        "gpus": row.gpus,
-        "gpu_name": row.gpu_name,
-        "age_seconds": round(now - row.created_at, 1),
-        "price_per_hour": row.price_per_hour,
-        "cost_usd": round((now - row.created_at) / 3600 * row.price_per_hour, 4),
-        "address": row.address,
-        "runs": runs,
-    }
-
-
-def _cells(row: InstanceRow, runs: list[str], now: float) -> list[object]:
-    age = now - row.created_at
-    gpus = f"{row.gpus}x {row.gpu_name}".rstrip() if row.gpus else "none"
-    state = {"intended": "opening"}.get(row.state.value, row.state.value)
-    cost = f"{age / 3600 * row.price_per_hour:.2f}"
-    return [
-        row.name,
-        row.provider,
-        state,
-        gpus,
-        _duration(age),
-        f"{row.price_per_hour:.2f}",
-        cost,
-        row.address,
-        ", ".join(runs),
-    ]
-
-
-def _run_words(ledger: Ledger, row: InstanceRow) -> list[str]:
-    return [f"{run.run_id} ({run.state.value})" for run in ledger.runs(instance_label=row.label)]
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes // 1440} days"
-
-
-def _told(ended: Ended) -> str:
-    name, row = f"`{ended.row.name}`", ended.row
-    if row.provider == "ssh":
-        return f"forgot {name}: it is yours, nobody bills it, and its folder `gptops/` stays as it is"
-    if not ended.was_there:
-        return f"closed {name}: there was nothing to end"
-    return f"ended {name}, and it is gone: {_duration(ended.hours * 3600)}, ${ended.cost:.2f}"
-
-
-def _ended_json(ended: Ended) -> dict[str, Any]:
-    return {
-        "name": ended.row.name,
-        "provider": ended.row.provider,
-        "was_there": ended.was_there,
-        "hours": round(ended.hours, 4),
-        "cost_usd": round(ended.cost, 4),
-    }
-
-
-def _errors_json(failed: list[Any]) -> list[Any]:
-    return [console.error_json(error)["error"] for error in failed]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.crash import crashpoint
-from launcher.errors import LocalFault, ProviderError
+from launcher.errors import LocalFault
 from launcher.host import Address
 from launcher.providers.base import CreateRequest, Instance, Offer, Status, Wanted
+from launcher.providers.labels import checked_id, id_of
 from launcher.providers.static_host import StaticHost
 
 
@@ -45,7 +45,7 @@ class SshProvider:
             "user": host.address.user,
             "identity_file": _identity(host),
         }
-        instance_id = _id_of(request.label)
+        instance_id = id_of(request.label)
         path = self._book(instance_id)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,9 +78,7 @@ class SshProvider:
         return Offer(self.name, name, f"{name} ({host.address})", gpus, host.gpu_name, 0.0)
 
     def _book(self, instance_id: str) -> Path:
-        if not re.fullmatch(r"gptops\.[A-Za-z0-9._-]+", instance_id):
-            raise ProviderError(f"{instance_id!r} is no id of a static host", hint="gptops ps")
-        return self._root / f"{instance_id}.json"
+        return self._root / f"{checked_id(instance_id)}.json"
 
 
 def _fits(host: StaticHost, wanted: Wanted) -> bool:
@@ -100,12 +98,6 @@ def _identity(host: StaticHost) -> str | None:
             hint="correct `identity_file` under `hosts` in jobs.yaml",
         )
     return str(path)
-
-
-def _id_of(label: str) -> str:
-    if not re.fullmatch(r"gptops:[A-Za-z0-9._-]+:[A-Za-z0-9-]+", label):
-        raise ProviderError(f"{label!r} is no label", why="expected gptops:<project>:<uuid>")
-    return label.replace(":", ".")
 
 
 def _instance(path: Path) -> Instance:

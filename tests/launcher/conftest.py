@@ -22,7 +22,8 @@ from launcher.keys import ensure_key, public_line
 from launcher.paths import StatePaths, state_paths
 from launcher.pinning import pin, shown_key
 from launcher.providers.base import CreateRequest, Instance, Wanted
-from launcher.providers.local import SBIN, LocalProvider
+from launcher.providers.local import LocalProvider
+from launcher.providers.local_sshd import SBIN
 from launcher.ssh import SshTransport
 from tests.launcher.waiting import wait_until
 

@@ -19,8 +19,8 @@ from launcher.commands.runs import RunFile
 from launcher.errors import Unreachable
 from launcher.paths import REMOTE_UPLOADS, LocalRun, RemoteRun
 from launcher.pinning import shown_key
-from launcher.providers.local import SBIN
 from launcher.providers.local_processes import sshd_process
+from launcher.providers.local_sshd import SBIN
 from launcher.render import template
 from launcher.run_env import run_env
 from launcher.ssh import SshTransport

@@ -155,7 +155,7 @@ def test_a_host_left_half_furnished_can_be_destroyed(tmp_path: Path) -> None:
 
 def test_without_sshd_it_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("launcher.providers.local.SBIN", ())
+    monkeypatch.setattr("launcher.providers.local_sshd.SBIN", ())
     provider = LocalProvider(tmp_path / "local")
     [offer] = provider.offers(Wanted())
     with pytest.raises(LocalFault, match="sshd is not installed") as raised:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.clock import SystemClock
-from launcher.errors import HostRefused, Unreachable
+from launcher.errors import HostRefused, LocalFault, Unreachable
 from launcher.host import Address
 from launcher.keys import ensure_key, fingerprint, make_key_pair, public_line
 from launcher.pinning import pin, pinned_key, shown_key
@@ -117,4 +117,18 @@ def test_a_key_with_a_passphrase_says_so(ssh_host: SshHost, tmp_path: Path) -> N
     subprocess.run(argv, check=True)
     host = replace(ssh_host.host, identity_file=tmp_path / "locked")
     with pytest.raises(HostRefused, match="passphrase"):
+        SshTransport(host, SystemClock(), control_sockets=ssh_host.state.control_sockets).run(Command(("true",)))
+
+
+@pytest.mark.parametrize("line", ["ssh-ed25519 AAAA", "ssh-ed25519 !!!", "no-such-kind AAAA"])
+def test_a_damaged_pin_is_a_refusal(ssh_host: SshHost, tmp_path: Path, line: str) -> None:
+    host = replace(ssh_host.host, known_hosts=tmp_path / "known_hosts")
+    host.known_hosts.write_text(f"{host.alias} {line}\n")
+    with pytest.raises(HostRefused, match="damaged"):
+        SshTransport(host, SystemClock(), control_sockets=ssh_host.state.control_sockets).run(Command(("true",)))
+
+
+def test_a_login_key_that_is_gone_is_a_local_fault(ssh_host: SshHost, tmp_path: Path) -> None:
+    host = replace(ssh_host.host, identity_file=tmp_path / "gone")
+    with pytest.raises(LocalFault, match="cannot be read"):
         SshTransport(host, SystemClock(), control_sockets=ssh_host.state.control_sockets).run(Command(("true",)))

@@ -1,0 +1,101 @@
+"""How machines are shown: the columns of `ps`, the words of `down`, and the same as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from launcher import console
+
+if TYPE_CHECKING:
+    from launcher.down import Ended
+    from launcher.errors import GptopsError
+    from launcher.ledger import InstanceRow, Ledger
+    from launcher.planning import HostPlan
+
+HOST_COLUMNS = ("HOST", "PROVIDER", "STATE", "GPUS", "AGE", "$/H", "$ SO FAR", "ADDRESS", "RUNS")
+
+
+def plan_json(plan: HostPlan) -> dict[str, Any]:
+    """What `up --dry-run` prints."""
+    return {
+        "name": plan.name,
+        "provider": plan.offer.provider,
+        "offer": plan.offer.description,
+        "gpus": plan.offer.gpus,
+        "gpu_name": plan.offer.gpu_name,
+        "price_per_hour": plan.offer.price_per_hour,
+    }
+
+
+def host_json(row: InstanceRow, runs: list[str], now: float) -> dict[str, Any]:
+    """One machine of `ps`, for programs."""
+    return {
+        "name": row.name,
+        "provider": row.provider,
+        "state": row.state.value,
+        "gpus": row.gpus,
+        "gpu_name": row.gpu_name,
+        "age_seconds": round(now - row.created_at, 1),
+        "price_per_hour": row.price_per_hour,
+        "cost_usd": round((now - row.created_at) / 3600 * row.price_per_hour, 4),
+        "address": row.address,
+        "runs": runs,
+    }
+
+
+def host_cells(row: InstanceRow, runs: list[str], now: float) -> list[object]:
+    """One line of `ps`, in the order of HOST_COLUMNS."""
+    age = now - row.created_at
+    gpus = f"{row.gpus}x {row.gpu_name}".rstrip() if row.gpus else "none"
+    state = {"intended": "opening"}.get(row.state.value, row.state.value)
+    cost = f"{age / 3600 * row.price_per_hour:.2f}"
+    return [
+        row.name,
+        row.provider,
+        state,
+        gpus,
+        duration(age),
+        f"{row.price_per_hour:.2f}",
+        cost,
+        row.address,
+        ", ".join(runs),
+    ]
+
+
+def run_words(ledger: Ledger, row: InstanceRow) -> list[str]:
+    """The runs on a machine, with their states."""
+    return [f"{run.run_id} ({run.state.value})" for run in ledger.runs(instance_label=row.label)]
+
+
+def duration(seconds: float) -> str:
+    """For people."""
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+def told(ended: Ended) -> str:
+    """One line about an end."""
+    name, row = f"`{ended.row.name}`", ended.row
+    if row.provider == "ssh":
+        return f"forgot {name}: it is yours, nobody bills it, and its folder `gptops/` stays as it is"
+    if not ended.was_there:
+        return f"closed {name}: there was nothing to end"
+    return f"ended {name}, and it is gone: {duration(ended.hours * 3600)}, ${ended.cost:.2f}"
+
+
+def ended_json(ended: Ended) -> dict[str, Any]:
+    """One ended machine of `down`, for programs."""
+    return {
+        "name": ended.row.name,
+        "provider": ended.row.provider,
+        "was_there": ended.was_there,
+        "hours": round(ended.hours, 4),
+        "cost_usd": round(ended.cost, 4),
+    }
+
+
+def errors_json(failed: list[GptopsError]) -> list[Any]:
+    """What went wrong with the others."""
+    return [console.error_json(error)["error"] for error in failed]
