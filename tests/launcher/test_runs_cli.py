@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cli import main
 from launcher.clock import SystemClock
 from launcher.ledger import InstanceState, Ledger, RunRow, RunState
 from launcher.paths import StatePaths
@@ -40,11 +41,6 @@ def desk(ssh_host: SshHost, tmp_path: Path) -> Iterator[Desk]:
     for row in made.runs():
         if row.state is not RunState.ENDED:
             made.gptops("stop", row.run_id, "--grace", "0")
-
-
-def wait_for_log(desk: Desk, run_id: str, size: int = 500) -> None:
-    log = desk.remote_log(run_id)
-    wait_until(lambda: log.exists() and log.stat().st_size >= size, seconds=60, what="a log on the host")
 
 
 def test_train_streams_the_log_and_everything_arrives_as_it_is(desk: Desk) -> None:
@@ -93,20 +89,19 @@ def test_a_failed_training_is_told_with_its_code_and_last_words(desk: Desk) -> N
     assert (known["phase"], known["exit_code"], known["text"]) == ("ended", 3, done.stdout.decode())
 
 
-def test_a_detached_run_is_followed_and_stopped(desk: Desk) -> None:
-    answer = json.loads(desk.gptops("train", "demo", "--skip-setup", "--detach", "--json").stdout)
-    run_id = answer["run_id"]
-    assert (answer["host"], answer["state"]) == (desk.host.host.name, "running")
-    assert answer["local_root"] == str(desk.project / "runs" / run_id)
-    wait_for_log(desk, run_id)
+def test_ctrl_c_leaves_at_once_and_the_run_is_followed_again_and_stopped(desk: Desk) -> None:
+    run_id = begun_and_left(desk)
+    log = desk.remote_log(run_id)
+    size = log.stat().st_size
+    wait_until(lambda: log.stat().st_size > size + 500, what="the run goes on")
     with desk.start("logs", run_id, "-f") as following:
         assert following.stdout is not None
         assert following.stderr is not None
-        first = following.stdout.read(100)
+        first = following.stdout.read(size)
         stopped = desk.gptops("stop", run_id, "--json")
         rest, talk = following.stdout.read(), following.stderr.read().decode()
     assert following.returncode == 75
-    assert first + rest == desk.remote_log(run_id).read_bytes() == desk.local_log(run_id).read_bytes()
+    assert first + rest == log.read_bytes() == desk.local_log(run_id).read_bytes()
     assert f"`{run_id}` was stopped" in talk
     assert "newest checkpoint `step_00000007`, bring it home" in talk
     answer = json.loads(stopped.stdout)
@@ -116,22 +111,25 @@ def test_a_detached_run_is_followed_and_stopped(desk: Desk) -> None:
     assert "newest checkpoint `step_00000007`" in again.stderr.decode()
 
 
-def test_ctrl_c_leaves_at_once_and_the_run_goes_on(desk: Desk) -> None:
-    with desk.start("train", "demo", "--skip-setup") as training:
+def begun_and_left(desk: Desk) -> str:
+    """Train, with --json, until the log comes; then Ctrl-C. Returns the run's id."""
+    with desk.start("train", "demo", "--skip-setup", "--json") as training:
         assert training.stdout is not None
         assert training.stderr is not None
-        training.stdout.read(200)
+        begun = json.loads(training.stdout.readline())
+        log = json.loads(training.stdout.readline())
         asked = time.monotonic()
         os.killpg(training.pid, signal.SIGINT)
         training.wait(10)
         took = time.monotonic() - asked
         talk = training.stderr.read().decode()
-    [row] = desk.runs()
+    assert (begun["host"], begun["state"]) == (desk.host.host.name, "running")
+    assert begun["local_root"] == str(desk.project / "runs" / begun["run_id"])
+    assert (log["offset"], log["text"][:6]) == (0, "step 1")
     assert training.returncode == 130
     assert took < 1.0
-    assert f"detached; `{row.run_id}` goes on: come back with `gptops logs {row.run_id} -f`" in talk
-    size = desk.remote_log(row.run_id).stat().st_size
-    wait_for_log(desk, row.run_id, size + 500)
+    assert f"detached; `{begun['run_id']}` goes on: come back with `gptops logs {begun['run_id']} -f`" in talk
+    return str(begun["run_id"])
 
 
 @pytest.mark.parametrize(
@@ -146,12 +144,19 @@ def test_ctrl_c_leaves_at_once_and_the_run_goes_on(desk: Desk) -> None:
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_touched(
-    desk: Desk, words: tuple[str, ...], code: int, text: str
+    words: tuple[str, ...],
+    code: int,
+    text: str,
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = desk.gptops(*words)
-    assert (done.returncode, done.stdout) == (code, b"")
-    assert text in done.stderr.decode()
-    assert "Traceback" not in done.stderr.decode()
+    monkeypatch.chdir(desk.project)
+    monkeypatch.setenv("GPTOPS_HOME", str(desk.host.state.root))
+    assert main(words) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert text in said.err
     assert desk.runs() == []
 
 
