@@ -19,9 +19,9 @@ from launcher.backoff import Backoff
 from launcher.clock import Clock
 from launcher.commands import runs as commands
 from launcher.crash import crashpoint
-from launcher.errors import HostUnfit, LocalFault, Unreachable
+from launcher.errors import HostUnfit, LocalFault, NotFound, Unreachable
 from launcher.launch_plan import LaunchPlan
-from launcher.ledger import InstanceRow, Ledger, RunRow, RunState
+from launcher.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
 from launcher.lock import hold
 from launcher.paths import RemoteRun, StatePaths
 from launcher.pull import Progress
@@ -77,7 +77,8 @@ def _say_what_is_there(plan: LaunchPlan, means: Means) -> None:
 
 def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
     """Record the intent, make the run beside its place, let it be found and start it, record the result."""
-    with hold(means.state.locks / f"start-{host.name}.lock", f"starts {plan.run_id} on {host.name}", means.clock):
+    with hold(means.state.start_lock(host.name), f"starts {plan.run_id} on {host.name}", means.clock):
+        _require_open(host, means.ledger)
         clear_up(host, means)
         row = _intended(plan, host, means)
         crashpoint("train:intended")
@@ -91,6 +92,12 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
         crashpoint("train:started")
         audit(means.state.audit_log, means.clock, "started", run=plan.run_id, host=host.name)
         return mark(means.ledger, row, status)
+
+
+def _require_open(host: InstanceRow, ledger: Ledger) -> None:
+    """`gptops down` holds the same lock: whoever comes after it must not begin on what is gone."""
+    if ledger.instance(host.label).state is not InstanceState.OPEN:
+        raise NotFound(f"`{host.name}` was closed meanwhile", why="`gptops down` ended it", hint="gptops ps")
 
 
 def clear_up(host: InstanceRow, means: Means) -> None:

@@ -6,15 +6,19 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from launcher.clock import SystemClock
 from launcher.commands import runs as commands
-from launcher.errors import HostUnfit, JobsError
+from launcher.errors import HostUnfit, JobsError, NotFound
 from launcher.jobs import JobSpec
+from launcher.launch import Means, start_run
 from launcher.launch_plan import LaunchPlan, new_run_id, plan_json, plan_run, plan_text
-from launcher.paths import REMOTE_UPLOADS, RemoteRun
+from launcher.ledger import InstanceState, Ledger
+from launcher.paths import REMOTE_UPLOADS, RemoteRun, StatePaths
 from launcher.project import Project
 from launcher.snapshot import LocalFile, Snapshot
 from launcher.ssh import SshTransport
@@ -144,3 +148,19 @@ def test_without_an_upload_there_is_no_run(transport: SshTransport, ssh_host: Ss
     assert transport.run(commands.discard_prepared(run)).exit_code == 0
     assert transport.run(commands.start_run(run)).exit_code == 69
     assert not (ssh_host.home / run.root).exists()
+
+
+def test_no_run_begins_on_a_host_that_was_closed_meanwhile(
+    transport: SshTransport, gptops_home: StatePaths, ssh_host: SshHost
+) -> None:
+    clock = SystemClock()
+    with Ledger(gptops_home.ledger, clock) as ledger:
+        host = ledger.intend_instance(
+            label="gptops:demo:1", name="box", provider="local", project="demo",
+            price_per_hour=0.0, gpus=0, gpu_name="",
+        )  # fmt: skip
+        ledger.mark_instance(host.label, InstanceState.CLOSED)
+        means = Means(transport, ledger, gptops_home, clock, print, lambda _what, _total: nullcontext(print))
+        with pytest.raises(NotFound, match="`box` was closed meanwhile"):
+            start_run(plan(job()), host, means)
+        assert ledger.runs() == []
