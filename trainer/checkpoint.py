@@ -53,7 +53,7 @@ class TrainState(Model):
     """Where the data stream stands: for pretraining one integer and the identity of the data."""
     random: list[dict[str, Any]]
     """Of every rank."""
-    scaler: dict[str, float] | None
+    scaler: dict[str, Any] | None
     """The loss scale, where one is used (fp16)."""
     val_loss: float | None
     """Of exactly these weights; None where validation was not due."""

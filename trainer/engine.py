@@ -21,17 +21,16 @@ from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.distributed import World
 from trainer.errors import CheckpointError, EngineError
-from trainer.generate import generate
-from trainer.metrics import FILE_NAME, Meter, MetricsFile, StepRow, peak_memory_gib
 from trainer.model import GPT
 from trainer.optim import make_optimizer
 from trainer.quoting import shown
 from trainer.random_state import RandomState, restore_random_state, seed_process
+from trainer.reporting import Reporter
 from trainer.resume import checkpoint_to_resume
 from trainer.saving import Saver
 from trainer.schedule import lr_of
 from trainer.signals import StopRequest
-from trainer.sizing import grad_accum_steps, mfu
+from trainer.sizing import grad_accum_steps
 from trainer.stages.base import Stage
 from trainer.step import Gradients, Stepper
 
@@ -67,7 +66,7 @@ class _Training:
     def __init__(self, config: RunConfig, stage: Stage[Any], world: World, console: Console) -> None:
         self._config, self._stage, self._world, self._console = config, stage, world, console
         self._saver = Saver(config, world, console)
-        self._metrics = MetricsFile(Path(config.out_dir) / FILE_NAME)
+        self._reporter = Reporter(config, world, console)
         torch.manual_seed(config.seed)
         self._model = GPT(config.model).to(world.device)
         self._optimizer = make_optimizer(self._model, config.optim)
@@ -76,8 +75,6 @@ class _Training:
         self._accumulation = grad_accum_steps(
             config.train.global_batch_size, config.train.micro_batch_size, world.num_processes
         )
-        self._meter = Meter()
-        self._gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
         self._tokens = 0
         self.step = 0
         self.val_loss: float | None = None
@@ -99,7 +96,7 @@ class _Training:
         """Which checkpoint to go on from; what belongs to a later step is put out of the way. Rank 0 alone."""
         chosen = checkpoint_to_resume(self._config, self._saver.folder, self._console)
         require_room(self._saver.folder, 3 * num_bytes(self._model.state_dict()))
-        self._metrics.drop_after((manifest.step_of(chosen.name) or 0) if chosen else 0)
+        self._reporter.drop_after((manifest.step_of(chosen.name) or 0) if chosen else 0)
         return chosen
 
     def _load(self, chosen: Path) -> None:
@@ -153,19 +150,19 @@ class _Training:
         self.step += 1
         self.val_loss = None
         self._tokens += gradients.tokens
-        self._meter.count(gradients.tokens)
+        self._reporter.count(gradients)
         return gradients
 
     def _edge(self, gradients: Gradients, stop: StopRequest) -> bool:
         """What is due after a step. Returns whether to stop."""
         config, asked = self._config, gradients.stop_asked
         if self._due(config.log.every_steps) or self.step == 1:
-            self._log(gradients)
-        with self._meter.paused():
+            self._reporter.show_step(self.step, self._tokens, gradients)
+        with self._reporter.paused():
             if self._due(config.eval.every_steps) and not asked:
                 asked = self._validate(stop)
             if config.sample.every_steps and self._due(config.sample.every_steps) and not asked:
-                self._sample()
+                self._reporter.show_sample(self.step, self._model, self._stage.tokenizer)
             if self._due(config.checkpoint.every_steps) or asked:
                 self._save()
         return asked
@@ -186,23 +183,6 @@ class _Training:
 
     # --- what is due -------------------------------------------------------------------------------------------------
 
-    def _log(self, gradients: Gradients) -> None:
-        rate = self._meter.tokens_per_second()
-        row = StepRow(
-            step=self.step,
-            loss=gradients.loss,
-            lr=lr_of(self.step - 1, self._config),
-            grad_norm=gradients.grad_norm,
-            tokens=self._tokens,
-            tokens_per_second=rate,
-            mfu=mfu(rate, self._config.model, self._gpu, self._world.num_processes) if self._gpu else None,
-            memory_gib=peak_memory_gib(self._world.device),
-        )
-        max_steps = self._config.train.max_steps
-        self._record(
-            row.as_dict(gradients.metrics), row.line(max_steps, self._meter.seconds_for(max_steps - self.step))
-        )
-
     def _validate(self, stop: StopRequest) -> bool:
         """Measure the loss on the validation batches. True where a stop was asked for meanwhile: no loss then."""
         total, units = torch.zeros((), dtype=torch.float64, device=self._world.device), 0
@@ -219,37 +199,8 @@ class _Training:
         if asked:
             return True
         self.val_loss = loss / all_units
-        self._record(
-            {"step": self.step, "val_loss": self.val_loss}, f"{self._progress()}  val loss {self.val_loss:.4f}"
-        )
+        self._reporter.show_validation(self.step, self.val_loss)
         return False
-
-    def _sample(self) -> None:
-        """Show what the model writes; rank 0 alone, from a generator of its own."""
-        if not self._world.is_first:
-            return
-        sample, tokenizer = self._config.sample, self._stage.tokenizer
-        with self._world.autocast():
-            ids = generate(
-                self._model,
-                tokenizer.encode(sample.prompt) or [tokenizer.eot_id],
-                max_tokens=sample.max_tokens,
-                temperature=sample.temperature,
-                top_k=sample.top_k,
-                top_p=sample.top_p,
-                seed=sample.seed,
-                stop_id=tokenizer.eot_id,
-            )
-        text = sample.prompt + tokenizer.decode(ids)
-        self._record({"step": self.step, "sample": text}, f"{self._progress()}  sample {text!r}")
-
-    def _progress(self) -> str:
-        return f"step {self.step}/{self._config.train.max_steps}"
-
-    def _record(self, row: dict[str, Any], line: str) -> None:
-        if self._world.is_first:
-            self._metrics.append(row)
-            self._console.say(line)
 
     def _save(self) -> None:
         self._saver.consider(self.step, self.val_loss)

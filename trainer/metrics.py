@@ -7,6 +7,7 @@ so that the file is one curve however often the run was interrupted.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import sys
@@ -72,25 +73,22 @@ class MetricsFile:
         self._path = path
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one row. Raises EngineError where it cannot be written."""
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise EngineError(
-                f"cannot write {shown(self._path)}",
-                why=str(error.strerror),
-                hint=f"df -h {pasteable(self._path.parent)}",
-            ) from error
+        """Add one row; what is no number becomes null, as JSON has no NaN. Raises EngineError where it cannot."""
+        row = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
+        with self._problems_named(), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def drop_after(self, step: int) -> int:
         """Drop the rows beyond `step`, and a last one that was cut off in the middle. Returns how many."""
-        if not self._path.exists():
-            return 0
-        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if _step_of(line) <= step]
-        if len(kept) < len(lines):
-            self._replace(kept)
+        with self._problems_named():
+            if not self._path.exists():
+                return 0
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            if len(kept) < len(lines):
+                self._replace(kept)
         return len(lines) - len(kept)
 
     def _replace(self, lines: list[str]) -> None:
@@ -98,6 +96,17 @@ class MetricsFile:
         building.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         fsync(building)
         os.replace(building, self._path)
+
+    @contextmanager
+    def _problems_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EngineError(
+                f"cannot write {shown(self._path)}",
+                why=error.strerror or str(error),
+                hint=f"df -h {pasteable(self._path.parent)}",
+            ) from error
 
 
 def _step_of(line: str) -> float:
@@ -112,33 +121,40 @@ class Meter:
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
-        self._began = self._last = now()
+        self._paused_seconds = 0.0
+        self._began = self._row_began = self._time()
         self._tokens = self._steps = 0
 
     def count(self, tokens: int) -> None:
         """One more optimizer step, over all ranks."""
         self._tokens += tokens
         self._steps += 1
+        if self._steps == 1:
+            self._first_ended = self._time()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What happens in here is not training."""
         began = self._now()
         yield
-        away = self._now() - began
-        self._began += away
-        self._last += away
+        self._paused_seconds += self._now() - began
 
     def tokens_per_second(self) -> float:
         """Since the last call."""
-        now = self._now()
-        rate = self._tokens / max(now - self._last, 1e-9)
-        self._last, self._tokens = now, 0
+        now = self._time()
+        rate = self._tokens / max(now - self._row_began, 1e-9)
+        self._row_began, self._tokens = now, 0
         return rate
 
     def seconds_for(self, steps: int) -> float:
-        """How long that many more steps will take, by those done so far."""
-        return steps * (self._now() - self._began) / max(self._steps, 1)
+        """How long that many more steps will take; by the others than the first, which compiles and warms up."""
+        if self._steps > 1:
+            return steps * (self._time() - self._first_ended) / (self._steps - 1)
+        return steps * (self._time() - self._began)
+
+    def _time(self) -> float:
+        """Seconds of training."""
+        return self._now() - self._paused_seconds
 
 
 def peak_memory_gib(device: torch.device) -> float:

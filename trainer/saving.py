@@ -5,6 +5,7 @@ All ranks take part in a save, because each hands over the state of its generato
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ class Saver:
 
     def consider(self, step: int, val_loss: float | None) -> None:
         """Note the loss of a step that has a checkpoint, or is about to have one."""
-        if val_loss is not None and (self.best_loss is None or val_loss < self.best_loss):
+        if val_loss is not None and math.isfinite(val_loss) and (self.best_loss is None or val_loss < self.best_loss):
             self.best_loss, self.best_step = val_loss, step
 
     def save(

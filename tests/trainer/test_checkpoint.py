@@ -153,6 +153,16 @@ def test_a_real_disk_that_fills_up_ends_the_run_and_loses_nothing(tmp_path: Path
     assert not list(kept.glob("*.tmp"))
 
 
+def test_the_loss_scale_comes_back_as_it_was() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    state = state_of(1).model_copy(update={"scaler": scaler.state_dict()})
+    read = TrainState.model_validate_json(state.model_dump_json())
+    assert read == state
+    assert {name: type(value) for name, value in (read.scaler or {}).items()} == {
+        name: type(value) for name, value in scaler.state_dict().items()
+    }
+
+
 def test_the_optimizer_of_another_model_is_refused(finished_run: Path) -> None:
     from trainer.checkpoint import load_tensors
 

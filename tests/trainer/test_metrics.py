@@ -52,15 +52,26 @@ def test_sizes_have_the_unit_they_need() -> None:
 def test_throughput_is_since_the_last_row_and_without_pauses() -> None:
     seconds = 0.0
     meter = Meter(now=lambda: seconds)
-    meter.count(1000)
     seconds += 2
+    meter.count(1000)
     with meter.paused():
         seconds += 100
     assert meter.tokens_per_second() == 500
-    meter.count(300)
     seconds += 1
+    meter.count(300)
     assert meter.tokens_per_second() == 300
-    assert meter.seconds_for(10) == pytest.approx(10 * 3 / 2)
+
+
+def test_the_rest_is_judged_by_all_steps_but_the_first() -> None:
+    seconds = 0.0
+    meter = Meter(now=lambda: seconds)
+    seconds += 60
+    meter.count(1)
+    assert meter.seconds_for(3) == 180
+    for _ in range(4):
+        seconds += 2
+        meter.count(1)
+    assert meter.seconds_for(3) == 6
 
 
 def test_rows_beyond_a_step_and_half_a_row_are_dropped(tmp_path: Path) -> None:
@@ -73,6 +84,14 @@ def test_rows_beyond_a_step_and_half_a_row_are_dropped(tmp_path: Path) -> None:
     assert metrics.drop_after(2) == 2
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
     assert metrics.drop_after(2) == 0
+
+
+def test_a_row_is_one_line_of_json_whatever_is_in_it(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.append({"step": 1, "sample": "a\u2028b\x85c\nd", "grad_norm": float("inf")})
+    assert metrics.drop_after(1) == 0
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1, "sample": "a\u2028b\x85c\nd", "grad_norm": None}
 
 
 def test_a_row_that_cannot_be_written_is_an_error_that_names_the_file() -> None:

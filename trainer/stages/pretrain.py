@@ -103,4 +103,8 @@ def open_pretrain(config: RunConfig, world: World, console: Console) -> Pretrain
     """The stage with its corpus prepared in `out_dir/data`, which one rank does while the others wait."""
     shards = world.first_then_all(lambda: prepare_data(config.data, Path(config.out_dir) / "data", console))
     console.say(summary(shards))
-    return PretrainStage(config, shards, rank=world.rank, num_processes=world.num_processes, device=world.device)
+
+    def stage() -> PretrainStage:
+        return PretrainStage(config, shards, rank=world.rank, num_processes=world.num_processes, device=world.device)
+
+    return world.on_all(stage)
