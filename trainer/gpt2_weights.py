@@ -79,8 +79,8 @@ def from_gpt2(gpt2: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tens
     }
 
 
-def gpt2_config(config: ModelConfig) -> dict[str, Any]:
-    """The content of the `config.json` that transformers reads beside the weights."""
+def gpt2_config(config: ModelConfig, eot_id: int | None = None) -> dict[str, Any]:
+    """The content of the `config.json` that transformers reads beside the weights; `eot_id` is where it may stop."""
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -92,6 +92,8 @@ def gpt2_config(config: ModelConfig) -> dict[str, Any]:
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
+        "bos_token_id": eot_id,
+        "eos_token_id": eot_id,
         "dtype": "float32",
         **_FIXED,
     }
@@ -118,10 +120,10 @@ def model_config(gpt2: Mapping[str, Any], *, source: str) -> ModelConfig:
     )
 
 
-def write_gpt2(folder: Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
+def write_gpt2(folder: Path, state: Mapping[str, Tensor], config: ModelConfig, eot_id: int | None = None) -> None:
     """Write `config.json` and `model.safetensors` so that `GPT2LMHeadModel.from_pretrained(folder)` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(gpt2_config(config), indent=2) + "\n"
+    text = json.dumps(gpt2_config(config, eot_id), indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     save_file(to_gpt2(state, config), folder / "model.safetensors", metadata={"format": "pt"})
 
