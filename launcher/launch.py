@@ -113,6 +113,8 @@ def clear_up(host: InstanceRow, means: Means) -> None:
             means.say(f"note: `{row.run_id}` is running on `{host.name}` too; both share the machine")
         if row.state is RunState.PREPARING:
             resolve(row, status, means.transport, means.ledger)
+        elif status.is_over:
+            mark(means.ledger, row, status)
 
 
 def resolve(row: RunRow, status: RunStatus, transport: Transport, ledger: Ledger) -> RunRow:
