@@ -9,12 +9,11 @@ knows what bills, the host knows what runs, MANIFEST.json what is whole.
 from __future__ import annotations
 
 import enum
-import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from launcher.errors import NotFound, UsageError
-from launcher.ledger_file import LedgerFile
+from launcher.ledger_file import LedgerFile, Taken
 
 
 class InstanceState(str, enum.Enum):
@@ -103,7 +102,7 @@ class Ledger(LedgerFile):
         )  # fmt: skip
         try:
             self._insert("instances", row)
-        except sqlite3.IntegrityError as error:
+        except Taken as error:
             raise UsageError(
                 f"a host named `{name}` is open already", hint=f"gptops down {name}, or choose another name with --name"
             ) from error
@@ -147,7 +146,7 @@ class Ledger(LedgerFile):
         """Record a run before anything of it exists on the host."""
         try:
             self._insert("runs", row)
-        except sqlite3.IntegrityError as error:
+        except Taken as error:
             raise UsageError(f"a run `{row.run_id}` exists already", why=str(error), hint="gptops ps") from error
 
     def mark_run(self, run_id: str, state: RunState, *, exit_code: int | None = None) -> RunRow:

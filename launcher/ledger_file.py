@@ -65,6 +65,10 @@ CREATE TABLE checkpoints (
 """
 
 
+class Taken(Exception):
+    """There is such a row already. For ledger.py, which knows what to call it."""
+
+
 class LedgerFile:
     """The open file. WAL and synchronous=FULL: what was written is on the disk when the statement returns."""
 
@@ -138,8 +142,8 @@ class LedgerFile:
         """What goes wrong with the file, in our words."""
         try:
             yield
-        except sqlite3.IntegrityError:
-            raise
+        except sqlite3.IntegrityError as error:
+            raise Taken(str(error)) from error
         except sqlite3.OperationalError as error:
             raise LocalFault(
                 f"the ledger {self._path} cannot be used",
