@@ -32,12 +32,12 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, labels_M: Tensor)
     Follows autocast as `F.linear` would: the matrix products run in its dtype, the softmax always in fp32.
     """
     dtype = compute_dtype(hidden_MD)
-    hidden_MD, weight_VD = hidden_MD.to(dtype), weight_VD.to(dtype)
     with torch.autocast(hidden_MD.device.type, enabled=False):
         if dtype == torch.float16:
             # fp16 holds these gradients only times the loss scale, which is not known before the backward.
-            return F.cross_entropy((hidden_MD @ weight_VD.t()).float(), labels_M, reduction="sum")
-        loss_sum: Tensor = _LinearCrossEntropy.apply(hidden_MD, weight_VD, labels_M)  # type: ignore[no-untyped-call]
+            logits_MV = hidden_MD.to(dtype) @ weight_VD.to(dtype).t()
+            return F.cross_entropy(logits_MV.float(), labels_M, reduction="sum")
+        loss_sum: Tensor = _LinearCrossEntropy.apply(hidden_MD, weight_VD, labels_M, dtype)  # type: ignore[no-untyped-call]
         return loss_sum
 
 
@@ -51,10 +51,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Makes both gradients in the forward, while the probabilities of a slice are at hand; backward scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, labels_M: Tensor) -> Tensor:
-        wants_gradient = any(ctx.needs_input_grad)
+    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, labels_M: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtypes = hidden_MD.dtype, weight_VD.dtype
+        hidden_MD, weight_VD = hidden_MD.to(dtype), weight_VD.to(dtype)
         kept_M1 = (labels_M != IGNORE_INDEX)[:, None]
         loss_sum = hidden_MD.new_zeros((), dtype=torch.float32)
+        wants_gradient = any(ctx.needs_input_grad)
         grad_hidden_MD = torch.empty_like(hidden_MD) if wants_gradient else None
         grad_weight_VD: Tensor | None = None
         rows = max(1, SLICE_LOGITS // weight_VD.shape[0])
@@ -69,13 +71,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight_VD = _added(grad_weight_VD, logits_CV.t() @ (hidden_CD * kept_C1))
             del logits_CV  # before the next slice is made
         ctx.save_for_backward(grad_hidden_MD, grad_weight_VD)
-        ctx.weight_dtype = weight_VD.dtype
         return loss_sum
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden_MD, grad_weight_VD = ctx.saved_tensors
-        return grad_hidden_MD * grad, grad_weight_VD.mul_(grad).to(ctx.weight_dtype), None
+        hidden_dtype, weight_dtype = ctx.dtypes
+        # Scaled after the cast, so that nothing is rounded twice; in place, so autograd refuses a second backward.
+        return grad_hidden_MD.to(hidden_dtype) * grad, grad_weight_VD.to(weight_dtype).mul_(grad), None, None
 
 
 def _added(total: Tensor | None, part: Tensor) -> Tensor:
@@ -85,8 +88,7 @@ def _added(total: Tensor | None, part: Tensor) -> Tensor:
 
 def _cross_entropy_sum(logits_CV: Tensor, labels_C: Tensor, wants_gradient: bool) -> Tensor:
     """The loss of a slice. With `wants_gradient` it turns `logits_CV` into softmax minus one-hot."""
-    vocabulary = logits_CV.shape[1]
-    rows = max(1, SOFTMAX_LOGITS.get(logits_CV.device.type, SLICE_LOGITS) // vocabulary)
+    rows = _softmax_rows(logits_CV)
     loss_sum = logits_CV.new_zeros((), dtype=torch.float32)
     for logits_RV, labels_R in zip(torch.split(logits_CV, rows), torch.split(labels_C, rows), strict=True):
         kept_R = labels_R != IGNORE_INDEX
@@ -100,3 +102,9 @@ def _cross_entropy_sum(logits_CV: Tensor, labels_C: Tensor, wants_gradient: bool
             probs_RV.scatter_add_(-1, at_R1, probs_RV.new_full(at_R1.shape, -1.0))
             logits_RV.copy_(probs_RV)
     return loss_sum
+
+
+def _softmax_rows(logits_CV: Tensor) -> int:
+    if torch.compiler.is_compiling():  # it fuses by itself, and would unroll the loop
+        return logits_CV.shape[0]
+    return max(1, SOFTMAX_LOGITS.get(logits_CV.device.type, SLICE_LOGITS) // logits_CV.shape[1])
