@@ -63,7 +63,7 @@ def start_trainer(out_dir: Path, *overrides: str, processes: int = 1, **environ:
     )
 
 
-def finished(process: subprocess.Popen[str], timeout_seconds: float = 90) -> tuple[int, str, str]:
+def finished(process: subprocess.Popen[str], timeout_seconds: float = 240) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a training that is awaited to its end."""
     out, err = process.communicate(timeout=timeout_seconds)
     return process.returncode, out, err
