@@ -152,6 +152,7 @@ def test_no_provider_knows_another() -> None:
 def test_late_imports_are_few_and_each_has_its_reason() -> None:
     """Verbs import what they call when they are called. Elsewhere a late import is slow, or chosen by a word."""
     reasons = {
+        "launcher/__main__.py": ("launcher.cli",),  # what a Ctrl-C may interrupt
         "launcher/console.py": ("rich", "json"),
         "launcher/ssh.py": ("paramiko",),
         "launcher/ssh_login.py": ("fabric", "paramiko"),

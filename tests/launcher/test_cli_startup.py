@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,21 @@ def test_every_verb_stands_under_a_heading_and_once() -> None:
     names = [verb.name for verb in VERBS]
     assert len(set(names)) == len(names)
     assert {verb.panel for verb in VERBS} == set(PANELS)
+
+
+def test_a_ctrl_c_while_python_imports_ends_it_without_a_traceback() -> None:
+    """An import hook stands in for the moment: Ctrl-C when `launcher.cli` is asked for."""
+    program = (
+        "import os, signal, sys\n"
+        "class Hook:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'launcher.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Hook())\n"
+        "from launcher.__main__ import run\n"
+        "run()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
