@@ -41,8 +41,8 @@ ASSUMED_MFU = 0.35
 COMMON_GPUS = ("RTX 4090", "RTX 5090", "L40S", "A100", "H100", "H200", "B200")
 """The GPUs a plan estimates the time for."""
 
-SLICE_LOGITS = 2**27
-"""Logits alive at a time in the loss on a GPU (trainer.loss)."""
+SLICE_LOGITS = 2**26
+"""Logits alive at a time in the loss; trainer.loss, which the laptop cannot import, has the same number."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MemoryEstimate:
     activations: int
     """What the blocks keep for their backward."""
     head: int
-    """One slice of logits and the gradients that the loss makes beside it."""
+    """One slice of logits, its softmax in fp32, and the gradients that the loss makes beside them."""
 
     @property
     def total(self) -> int:
@@ -132,7 +132,7 @@ def memory_estimate(model: ModelConfig, micro_batch_size: int, precision: Precis
         moments=8 * parameters,
         casts=2 * matrices if half else 0,
         activations=tokens * _activation_bytes_per_token(model, width),
-        head=sliced * (4 + width if half else 4) + width * (model.vocab_size + tokens) * model.d_model,
+        head=sliced * (width + 4) + (4 * model.vocab_size + width * tokens) * model.d_model,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer import loss, sizing
 from trainer.config import ConfigError, ModelConfig, RunConfig
 from trainer.model import GPT
 from trainer.sizing import (
@@ -107,6 +108,10 @@ def test_half_precision_saves_activations_and_costs_copies() -> None:
     full, half = memory_estimate(GPT2, 8, "fp32"), memory_estimate(GPT2, 8, "bf16")
     assert half.activations < 0.6 * full.activations
     assert half.casts == pytest.approx(2 * 124_439_808, rel=0.01)
+
+
+def test_the_loss_takes_slices_of_the_size_that_is_planned() -> None:
+    assert sizing.SLICE_LOGITS == loss.SLICE_LOGITS
 
 
 def test_the_batch_is_dealt_out_evenly_or_refused() -> None:
