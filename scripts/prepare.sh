@@ -10,14 +10,15 @@ say() { printf '%s\n' "$*" >&2; }
 fail() { printf 'error: %s\nwhy:   %s\nhint:  %s\n' "$1" "$2" "$3" >&2; exit 12; }
 
 prepare() {
-    local extras=$1 python wanted marker=.venv/.gptops-ready
+    local extras=$1 python inputs
     cd "$root"
     install_programs
     python=$(find_python)
-    wanted="$extras $("$python" -c 'import sys; print(sys.version)') $(cat pyproject.toml constraints.txt | cksum) $root"
-    if [ "$(cat "$marker" 2>/dev/null)" != "$wanted" ]; then
+    inputs="$("$python" -c 'import sys; print(sys.version)') $(cat pyproject.toml constraints.txt | cksum) $root"
+    if [ "$(cat ".venv/.ready-$extras" 2>/dev/null)" != "$inputs" ]; then
         install_packages "$python" "$extras"
-        printf '%s' "$wanted" >"$marker"
+        # The tools come on top of the rest: whoever has them needs nothing for the demo.
+        printf '%s' "$inputs" | tee ".venv/.ready-$extras" >".venv/.ready-${extras%,dev}"
     fi
     PATH=$root/.venv/bin:$PATH
     export PATH
