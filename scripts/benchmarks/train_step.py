@@ -152,8 +152,9 @@ def our_step(precision: str) -> Any:
 def their_step(precision: str) -> Any:
     """The same step as one writes it with transformers: sdpa attention, its own loss, no key-value cache."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config, GPT2LMHeadModel, logging
 
+    logging.set_verbosity_error()
     off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
     model = GPT2LMHeadModel._from_config(GPT2Config(**off), attn_implementation="sdpa").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
