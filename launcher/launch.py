@@ -26,6 +26,7 @@ from launcher.lock import hold
 from launcher.paths import RemoteRun, StatePaths
 from launcher.pull import Progress
 from launcher.setup import run_setup
+from launcher.sizes import size_text
 from launcher.status import Phase, RunStatus, read_status, status_of
 from launcher.transport import Command, Transport
 from launcher.upload import upload
@@ -64,7 +65,7 @@ def _upload(plan: LaunchPlan, means: Means) -> None:
     name = means.transport.host.name
     with means.progress(f"uploading to {name}", plan.code.total_bytes) as update:
         done = upload(means.transport, plan.project, plan.code, means.clock, update)
-    means.say(f"uploaded {done.files:,} files ({done.bytes / 1e6:,.1f} MB, {done.seconds:.1f} s) to `{name}`")
+    means.say(f"uploaded {done.files:,} files ({size_text(done.bytes)}, {done.seconds:.1f} s) to `{name}`")
 
 
 def _say_what_is_there(plan: LaunchPlan, means: Means) -> None:

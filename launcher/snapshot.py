@@ -16,6 +16,7 @@ from pathlib import Path
 
 from launcher.errors import LocalFault
 from launcher.git import git_files, work_tree
+from launcher.sizes import size_text
 
 LARGE_BYTES = 200 * 10**6
 """An upload of more than this is worth a warning: it is sent over a home connection."""
@@ -80,7 +81,7 @@ def snapshot(root: Path) -> Snapshot:
     total = sum(file.bytes for file in files)
     largest = tuple(sorted(files, key=lambda file: -file.bytes)[:5])
     if total > LARGE_BYTES:
-        warnings.append(f"{total / 1e6:,.0f} MB is much to upload; is data or a checkpoint among the largest files?")
+        warnings.append(f"{size_text(total)} is much to upload; is data or a checkpoint among the largest files?")
     return Snapshot(
         root, tuple(file.name for file in files), total, largest, digest.hexdigest(), left_out, tuple(warnings)
     )

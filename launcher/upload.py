@@ -19,6 +19,7 @@ from launcher.lock import hold
 from launcher.paths import REMOTE_UPLOADS, state_paths
 from launcher.project import Project
 from launcher.rsync import OnProgress, RsyncOutcome
+from launcher.sizes import size_text
 from launcher.snapshot import Snapshot, visible
 from launcher.transport import Command, Transport
 
@@ -61,9 +62,9 @@ def upload(
 
 def preview(snapshot: Snapshot) -> list[str]:
     """What will be uploaded, for people: how much, and the largest."""
-    lines = [f"{len(snapshot.files):,} files, {snapshot.total_bytes / 1e6:,.1f} MB in `{snapshot.root}`"]
+    lines = [f"{len(snapshot.files):,} files, {size_text(snapshot.total_bytes)} in `{snapshot.root}`"]
     if snapshot.largest:
-        sizes = (f"{visible(file.name)} {file.bytes / 1e6:,.1f} MB" for file in snapshot.largest)
+        sizes = (f"{visible(file.name)} {size_text(file.bytes)}" for file in snapshot.largest)
         lines.append("largest: " + ", ".join(sizes))
     if snapshot.left_out:
         lines.append("left out: " + ", ".join(visible(name) for name in snapshot.left_out))

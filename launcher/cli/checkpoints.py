@@ -8,6 +8,7 @@ import typer
 
 from launcher import console
 from launcher.cli.options import Json, examples
+from launcher.sizes import size_text
 
 if TYPE_CHECKING:
     from launcher.ledger import Ledger, RunRow
@@ -78,19 +79,9 @@ def sync(
 
 def summary(one: Pulled) -> str:
     """``synced `step_00000500` (1.4 GiB, 12 s, 118 MiB/s)``"""
-    speed = one.bytes / max(one.seconds, 1e-6)
-    return (
-        f"synced `{one.name}` ({_size(one.bytes)}, {one.seconds:.{0 if one.seconds >= 10 else 1}f} s, {_size(speed)}/s)"
-    )
-
-
-def _size(count: float) -> str:
-    """Two digits at least: `2.3 MiB`, `118 MiB`, `1.4 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1000 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.{1 if count < 10 and unit != 'B' else 0}f} {unit}"
+    speed = size_text(one.bytes / max(one.seconds, 1e-6))
+    seconds = f"{one.seconds:.{0 if one.seconds >= 10 else 1}f} s"
+    return f"synced `{one.name}` ({size_text(one.bytes)}, {seconds}, {speed}/s)"
 
 
 def _last_line(row: RunRow, last: Tick, pulled: list[Pulled]) -> str:

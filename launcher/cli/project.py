@@ -11,6 +11,7 @@ import typer
 from launcher import console
 from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode, UsageError
+from launcher.sizes import size_text
 
 app = typer.Typer()
 
@@ -148,7 +149,7 @@ def upload(
         console.emit_json({**asdict(done), "target": str(done.target), "host": row.name})
     else:
         removed = f", {done.removed} removed there" if done.removed else ""
-        sent = f"uploaded {done.files:,} files ({done.bytes / 1e6:,.1f} MB, {done.seconds:.1f} s){removed}"
+        sent = f"uploaded {done.files:,} files ({size_text(done.bytes)}, {done.seconds:.1f} s){removed}"
         console.say(f"{sent} to `{row.name}:{done.target}`")
 
 

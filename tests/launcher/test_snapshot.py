@@ -225,7 +225,7 @@ def test_sizes_are_summed_the_largest_named_and_a_large_upload_is_told(repo: Pat
     found = snapshot(repo)
     assert found.total_bytes == LARGE_BYTES + 1 + 21
     assert [file.name for file in found.largest] == ["huge.bin", "6.txt", "5.txt", "4.txt", "3.txt"]
-    assert found.warnings[-1].startswith("200 MB is much to upload")
+    assert found.warnings[-1].startswith("191 MiB is much to upload")
 
 
 def test_git_that_refuses_is_an_error_with_its_words(repo: Path) -> None:

@@ -177,8 +177,8 @@ def test_the_preview_says_how_much_the_largest_and_what_is_left_out(project: Pro
     write(project.root, "big.bin", content="x" * 2_500_000)
     write(project.root, "__pycache__/x.pyc")
     lines = preview(snapshot(project.root))
-    assert lines[0] == f"4 files, 2.5 MB in `{project.root}`"
-    assert lines[1].startswith("largest: big.bin 2.5 MB, ")
+    assert lines[0] == f"4 files, 2.4 MiB in `{project.root}`"
+    assert lines[1].startswith("largest: big.bin 2.4 MiB, ")
     assert lines[2] == "left out: __pycache__/"
 
 
@@ -212,7 +212,7 @@ def test_the_verb_says_before_what_it_will_send_and_after_what_it_did(open_host:
     first = gptops("upload", home=home, cwd=plain.root)
     assert (first.exit_code, first.stdout) == (0, "")
     said = first.stderr.splitlines()
-    assert said[0] == f"2 files, 0.0 MB in `{plain.root}`"
+    assert said[0] == f"2 files, 4 B in `{plain.root}`"
     assert said[1].startswith("largest: ")
     assert said[-1].startswith(f"uploaded {2 + len(trainer_files())} files (")
     write(plain.root, "data/a.txt", content="changed")
