@@ -19,5 +19,5 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    # One pass over memory instead of ten. On two cores of a CPU, GPT-2 124M: 0.1 s against 0.5 s for the plain loop.
+    # One pass over memory instead of one for each of its ten or so operations.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
