@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.curve import Point, curve
-from launcher.errors import GptopsError, RunFailed
+from launcher.errors import RunFailed
 from launcher.paths import LocalRun
 from trainer.manifest import checkpoints
 
@@ -75,10 +75,19 @@ def ending(result: DemoResult, home: Path) -> list[str]:
         f"log         {result.log.relative_to(home) if result.log.is_relative_to(home) else result.log}",
         "",
         "next:",
+        *_activation(home),
         f"    python -m trainer generate {shlex.quote(str(checkpoint))} --prompt 'MACBETH:'",
         "    gptops check                                   # jobs.yaml, where the next job is written",
         "    gptops up --host you@your-gpu-box              # the same on a GPU box you have",
     ]
+
+
+def _activation(home: Path) -> list[str]:
+    """How the commands below find this clone's own environment, where it is one."""
+    environment = Path(sys.prefix)
+    if not environment.is_relative_to(home):
+        return []
+    return [f"    source {shlex.quote(str(environment.relative_to(home) / 'bin' / 'activate'))}"]
 
 
 @dataclass(frozen=True)
@@ -89,9 +98,9 @@ class _Demo:
     say: Say
 
     def step(self, *words: str) -> None:
-        """One command in the foreground; its output is the user's."""
+        """One command in the foreground. All it has to say is talk here: the demo's own data is how it ended."""
         self._show(words)
-        self._check(words, subprocess.run(_gptops(words), cwd=self.root).returncode)
+        self._check(words, subprocess.run(_gptops(words), cwd=self.root, stdout=sys.stderr).returncode)
 
     def answer(self, *words: str) -> dict[str, object]:
         """One command whose JSON answer is needed."""
@@ -106,7 +115,7 @@ class _Demo:
     def background(self, *words: str) -> Iterator[None]:
         """One command beside the block, awaited at its end; ended with it where the block fails."""
         self._show(words, "&")
-        process = subprocess.Popen(_gptops(words), cwd=self.root)
+        process = subprocess.Popen(_gptops(words), cwd=self.root, stdout=sys.stderr)
         try:
             yield
         except BaseException:
@@ -129,12 +138,11 @@ class _Demo:
     def _check(self, words: tuple[str, ...], exit_code: int) -> None:
         if exit_code == 0:
             return
-        error: GptopsError = RunFailed(
+        raise RunFailed(
             f"the demo ended at `gptops {shlex.join(words)}`",
             why=f"it ended with exit code {exit_code}; its own words are above",
-            hint=f"gptops ps; what is open is ended by: gptops down {HOST} --discard",
+            hint=f"gptops down {HOST} --discard (and then the demo again)",
         )
-        raise error
 
 
 def _gptops(words: tuple[str, ...]) -> list[str]:
