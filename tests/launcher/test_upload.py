@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -183,21 +182,21 @@ def test_the_preview_says_how_much_the_largest_and_what_is_left_out(project: Pro
 
 
 @pytest.fixture
-def open_host(ssh_host: SshHost) -> Iterator[SshHost]:
-    """The session's host, written into its ledger as one that is open."""
-    ledger = Ledger(ssh_host.state.ledger, SystemClock())
-    row = ledger.intend_instance(
-        label=f"{ssh_host.instance.label}:{uuid.uuid4().hex}",
-        name=ssh_host.host.name,
-        provider="local",
-        project="tests",
-        price_per_hour=0.0,
-        gpus=0,
-        gpu_name="",
-    )
-    ledger.mark_instance(row.label, InstanceState.OPEN, instance_id=ssh_host.instance.instance_id)
-    yield ssh_host
-    ledger.mark_instance(row.label, InstanceState.CLOSED)
+def open_host(fresh_host: Callable[[], SshHost]) -> SshHost:
+    """A host of this test's own, written into its ledger as one that is open."""
+    host = fresh_host()
+    with Ledger(host.state.ledger, SystemClock()) as ledger:
+        row = ledger.intend_instance(
+            label=host.instance.label,
+            name=host.host.name,
+            provider="local",
+            project="tests",
+            price_per_hour=0.0,
+            gpus=0,
+            gpu_name="",
+        )
+        ledger.mark_instance(row.label, InstanceState.OPEN, instance_id=host.instance.instance_id)
+    return host
 
 
 @pytest.fixture

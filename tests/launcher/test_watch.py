@@ -129,14 +129,16 @@ def test_a_host_that_is_away_for_a_while_is_waited_for(tmp_path: Path, fresh_hos
         clock = HostGoesAway(host, script)
         heard = run_until_home(scene, clock=clock)
         scene.transport.close()
-    assert clock.slept == [1.0, 2.0, 1.0]
+    # The ssh that several transfers share may find out late that its connection is dead: that costs one more try.
+    assert clock.slept in ([1.0, 2.0, 1.0], [1.0, 2.0, 4.0, 1.0])
     assert "trying again in 2 s" in heard.notices[0]
-    assert heard.notices[1] == f"`{host.host.name}` answers again"
+    assert heard.notices[-1] == f"`{host.host.name}` answers again"
     assert scene.steps_here() == names(1, 2, 3)
 
 
 class HostGoesAway(FakeClock):
-    """At the first pause sshd dies with all connections, at the second it is back, at the third the run is stopped."""
+    """At the first pause sshd dies with all connections, at the second it is back; at the next look that went well the
+    run is stopped."""
 
     def __init__(self, host: SshHost, script: str) -> None:
         super().__init__()
@@ -148,7 +150,7 @@ class HostGoesAway(FakeClock):
             self.sshd = kill_sshd(self.host)
         if len(self.slept) == 2:
             subprocess.run(self.sshd, check=True, capture_output=True)
-        if len(self.slept) == 3:
+        if len(self.slept) > 2 and seconds == 1.0:
             subprocess.run(["sh", self.script, "stop", "5"], check=True, capture_output=True)
 
 
