@@ -30,12 +30,10 @@ from launcher.setup import SetupInputs, run_setup
 from launcher.ssh import SshTransport, host_of
 from launcher.transport import Transport
 
-READY_SECONDS = 900.0
-"""Clouds pull images of many GB before their sshd starts."""
 ATTEMPT_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 5.0
-TELL_EVERY_SECONDS = 30.0
+TELL_EVERY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,6 @@ class Opener:
     state: StatePaths
     clock: Clock
     say: Callable[[str], None]
-    ready_seconds: float = READY_SECONDS
 
     def open(self, plan: HostPlan, setup: SetupInputs | None) -> InstanceRow:
         """The host, ready; not set up where `setup` is None. Whatever fails, the machine is ended before the error."""
@@ -86,16 +83,16 @@ class Opener:
         audit(self.state.audit_log, self.clock, "created", name=row.name, instance_id=instance.instance_id)
         self._done("created", began)
         crashpoint("up:recorded")
-        transport = self._reached(row)
+        transport = self._reached(row, plan.offer.ready_within_seconds)
         try:
             return self._made_ready(plan, row, transport, setup)
         finally:
             transport.close()
 
-    def _reached(self, row: InstanceRow) -> SshTransport:
+    def _reached(self, row: InstanceRow, within_seconds: float) -> SshTransport:
         """A transport over which a command has been answered."""
         began = self.clock.monotonic()
-        waiting = _Waiting(self, row)
+        waiting = _Waiting(self, row, within_seconds)
         transport = waiting.until_it_answers()
         self._done(f"SSH answers at {transport.host.addresses[0]}", began)
         return transport
@@ -147,11 +144,12 @@ class Opener:
 class _Waiting:
     """Until one machine answers: what was seen last, and when it was last spoken of."""
 
-    def __init__(self, opener: Opener, row: InstanceRow) -> None:
+    def __init__(self, opener: Opener, row: InstanceRow, patience_seconds: float) -> None:
         self._opener = opener
         self._row = row
         self._clock = opener.clock
-        self._deadline = self._clock.monotonic() + opener.ready_seconds
+        self._patience_seconds = patience_seconds
+        self._deadline = self._clock.monotonic() + patience_seconds
         self._told = self._clock.monotonic()
         self._seen = "nothing seen of it yet"
 
@@ -163,7 +161,7 @@ class _Waiting:
                 return transport
             if self._clock.monotonic() >= self._deadline:
                 raise Unreachable(
-                    f"`{self._row.name}` did not answer in {self._opener.ready_seconds:.0f} s",
+                    f"`{self._row.name}` did not answer in {self._patience_seconds:.0f} s",
                     why=self._seen,
                     hint="gptops up, perhaps at another --provider; it is ended, nothing bills",
                 )

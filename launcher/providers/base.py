@@ -41,6 +41,8 @@ class Offer:
     gpu_name: str
     price_per_hour: float
     """US dollars; 0 for a machine that nobody bills."""
+    ready_within_seconds: float = 900.0
+    """When to give up waiting for its sshd. Clouds pull images of many GB first; a machine of your own does not."""
 
 
 @dataclass(frozen=True)

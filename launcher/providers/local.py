@@ -25,6 +25,9 @@ from launcher.providers.labels import checked_id, id_of, label_of
 from launcher.providers.local_processes import end_all, sshd_process
 from launcher.providers.local_sshd import LOOPBACK, config_file, furnish, last_line, log_file, sshd_binary, start_sshd
 
+READY_SECONDS = 30.0
+"""An sshd on this machine answers in a fraction of a second, or not at all."""
+
 
 class LocalProvider:
     """Keeps its books below `root`, one folder an instance."""
@@ -47,7 +50,7 @@ class LocalProvider:
         if len(fitting) < wanted.gpus or free_gib < wanted.disk_gib:
             return []
         gpu_name = fitting[0] if wanted.gpus else ""
-        return [Offer(self.name, "this-machine", "this machine", wanted.gpus, gpu_name, 0.0)]
+        return [Offer(self.name, "this-machine", "this machine", wanted.gpus, gpu_name, 0.0, READY_SECONDS)]
 
     def create(self, offer: Offer, request: CreateRequest) -> Instance:
         """Make the folder, whose name tells the label, and start its sshd."""

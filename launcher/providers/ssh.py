@@ -18,6 +18,9 @@ from launcher.providers.base import CreateRequest, Instance, Offer, Status, Want
 from launcher.providers.labels import checked_id, id_of
 from launcher.providers.static_host import StaticHost
 
+READY_SECONDS = 30.0
+"""A machine that stands somewhere answers, or its owner has to look; a network may hiccup."""
+
 
 class SshProvider:
     """Keeps its books below `root`; `hosts` are the machines it may offer."""
@@ -75,7 +78,7 @@ class SshProvider:
 
     def _offer(self, name: str, host: StaticHost, wanted: Wanted) -> Offer:
         gpus = wanted.gpus if host.gpus is None else host.gpus
-        return Offer(self.name, name, f"{name} ({host.address})", gpus, host.gpu_name, 0.0)
+        return Offer(self.name, name, f"{name} ({host.address})", gpus, host.gpu_name, 0.0, READY_SECONDS)
 
     def _book(self, instance_id: str) -> Path:
         return self._root / f"{checked_id(instance_id)}.json"
