@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 from launcher.errors import LocalFault
@@ -60,9 +61,9 @@ def write_ssh_config(host: Host, address: Address, control_sockets: Path) -> Pat
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists() or path.read_text() != text:
-            fresh = path.with_name(f".{path.name}.{os.getpid()}")
-            fresh.write_text(text)
-            os.replace(fresh, path)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".ssh_config.", delete=False) as fresh:
+                fresh.write(text)
+            os.replace(fresh.name, path)
     except OSError as error:
         raise LocalFault(
             f"could not write {path}", why=str(error), hint="set GPTOPS_HOME to a folder you may write"

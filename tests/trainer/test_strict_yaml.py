@@ -77,6 +77,11 @@ def test_what_is_written_is_read_back_equal(value: Any) -> None:
     assert parse_yaml(dump_yaml(value), "t") == value
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029", "\ufeffx", "日本語\x85", "é"])
+def test_unicodes_own_line_breaks_survive_too(text: str) -> None:
+    assert parse_yaml(dump_yaml({text: text}), "t") == {text: text}
+
+
 def test_an_override_reaches_into_sections_and_leaves_the_original_alone() -> None:
     original = {"optim": {"lr": 1.0}}
     assert apply_overrides(original, ["optim.lr=3e-4", "train.max_steps=5", "sample.prompt='10'"]) == {

@@ -86,8 +86,14 @@ def load_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
+_FOLDED_ON_READING = "\x85\u2028\u2029\ufeff"
+"""Unicode's own line breaks and its byte order mark: PyYAML writes them as they are, and reads them as white space."""
+
+
 def dump_yaml(value: Any) -> str:
     """`value` as YAML that `parse_yaml` reads back equal, keys in the order given."""
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+    if any(mark in text for mark in _FOLDED_ON_READING):
+        text = yaml.safe_dump(value, sort_keys=False, width=120)  # everything beyond ASCII escaped
     assert parse_yaml(text, "dump") == value, "a value that does not survive YAML"
     return text
