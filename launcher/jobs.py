@@ -113,9 +113,9 @@ class Budget(Model):
     """Limits of one run in all."""
 
     max_hours: PositiveFloat | None = None
-    """Hours from the machine's opening; none: no limit."""
+    """Hours from the run's start; then it is stopped, with time to save. Kept by `gptops sync --watch`, while it runs."""
     max_usd: PositiveFloat | None = None
-    """US dollars for the machine; none: no limit."""
+    """US dollars for the run. This version opens only machines that nobody bills, so nothing enforces it yet."""
 
 
 class SetupSpec(Model):
