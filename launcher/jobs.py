@@ -113,7 +113,7 @@ class Budget(Model):
     """Limits of one run in all."""
 
     max_hours: PositiveFloat | None = None
-    """Hours from the run's start; then it is stopped, with time to save. Kept by `gptops sync --watch`, while it runs."""
+    """Hours from the run's start; then it is stopped, with time to save, by `gptops sync --watch`, while that runs."""
     max_usd: PositiveFloat | None = None
     """US dollars for the run. This version opens only machines that nobody bills, so nothing enforces it yet."""
 
