@@ -139,6 +139,7 @@ def test_destroying_a_missing_instance_succeeds(market: Market) -> None:
     market.provider.destroy(instance.instance_id)
     market.provider.destroy(instance.instance_id)
     market.provider.destroy("gptops.contract.never-was")
+    assert market.provider.get(instance.instance_id) is None
 
 
 def test_destroying_one_leaves_the_others(market: Market) -> None:

@@ -26,7 +26,7 @@ def test_every_shell_template_parses(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name.endswith(".py")])
 def test_every_python_template_compiles(name: str) -> None:
-    compile(template(name), name, "exec")
+    assert compile(template(name), name, "exec").co_filename == name
 
 
 def test_the_constraints_pin_torch_and_the_example_is_there() -> None:

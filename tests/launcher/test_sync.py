@@ -273,6 +273,7 @@ def test_removing_what_is_gone_already_is_success(scene: Scene) -> None:
     [checkpoint] = scene.listing().whole
     shutil.rmtree(scene.there / "step_00000001")
     remove_remote(scene.transport, scene.remote.checkpoints, checkpoint)
+    assert scene.listing().whole == ()
 
 
 def test_what_a_killed_removal_left_on_the_host_goes_with_the_next_one(scene: Scene) -> None:

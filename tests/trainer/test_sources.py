@@ -120,7 +120,7 @@ def test_an_empty_path_is_refused(path: str) -> None:
 def test_a_path_that_cannot_be_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    refusal(corpus_path(path))
+    assert refusal(corpus_path(path)).what
 
 
 def test_an_unknown_home_is_only_a_missing_path() -> None:
