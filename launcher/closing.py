@@ -8,6 +8,7 @@ is not asked here: that is last_look.py.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 
@@ -69,7 +70,9 @@ def _forget(row: InstanceRow, state: StatePaths) -> None:
         if folder.exists():
             shutil.rmtree(folder)
     except OSError as error:
-        raise LocalFault(f"could not remove {folder}", why=str(error), hint=f"rm -r '{folder}'") from error
+        raise LocalFault(
+            f"could not remove {folder}", why=str(error), hint=shlex.join(["rm", "-r", str(folder)])
+        ) from error
 
 
 def finish_leftovers(ledger: Ledger, state: StatePaths, clock: Clock, say: Callable[[str], None]) -> None:

@@ -10,6 +10,7 @@ host clears them up.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,9 @@ def _make_home(plan: LaunchPlan) -> None:
         (root / _CONFIG).write_text(plan.train_yaml, encoding="utf-8")
     except OSError as error:
         raise LocalFault(
-            f"cannot write `{root}`", why=error.strerror or str(error), hint=f"ls -ld {plan.project.root}"
+            f"cannot write `{root}`",
+            why=error.strerror or str(error),
+            hint=shlex.join(["ls", "-ld", str(plan.project.root)]),
         ) from error
 
 

@@ -9,9 +9,11 @@ on. It never decides *when*: that is watch.py.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from launcher.crash import crashpoint
 from launcher.errors import GptopsError, NotVerified
@@ -171,7 +173,7 @@ def _sweep(sync: Sync, listing: Listing) -> None:
 def _conflict(sync: Sync, checkpoint: RemoteCheckpoint) -> NotVerified:
     folder = sync.puller.local.checkpoints / checkpoint.name
     host = sync.puller.transport.host.name
-    hint = f"keep yours under another name, then sync again: mv {folder} {folder}.mine"
+    hint = f"keep yours under another name, then sync again: {_move(folder, '.mine')}"
     try:
         read_manifest(folder)
     except BrokenCheckpoint as error:
@@ -190,5 +192,10 @@ def _damaged_at_home(sync: Sync, checkpoint: RemoteCheckpoint) -> NotVerified:
     return NotVerified(
         f"`{checkpoint.name}` at home is damaged",
         why=f"its files are not those of its manifest; the copy on {sync.puller.transport.host.name} was kept",
-        hint=f"put it aside and sync again: mv {folder} {folder}.damaged",
+        hint=f"put it aside and sync again: {_move(folder, '.damaged')}",
     )
+
+
+def _move(folder: Path, suffix: str) -> str:
+    """What to type to put a folder aside, whatever is in its name."""
+    return shlex.join(["mv", str(folder), f"{folder}{suffix}"])
