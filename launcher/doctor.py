@@ -17,9 +17,9 @@ from pathlib import Path
 
 from launcher.errors import LocalFault
 from launcher.git import work_tree
-from launcher.keys import ensure_key, public_line
+from launcher.hosts.preflight_checks import Check, Verdict
 from launcher.paths import StatePaths
-from launcher.preflight_checks import Check, Verdict
+from launcher.remote.keys import ensure_key, public_line
 
 OLDEST_PYTHON = (3, 10)
 OLDEST_SSH = (7, 6)

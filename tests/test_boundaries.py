@@ -78,7 +78,7 @@ def test_the_launcher_knocks_only_at_the_doorway() -> None:
     outside = [str(each) for each in knocks if not is_below(each.module, *DOORWAY) and each.module != "trainer"]
     assert not outside
     packages = {each.where for each in knocks if each.module == "trainer"}
-    assert packages <= {"launcher/upload.py"}  # asks where the package lies, to send it
+    assert packages <= {"launcher/running/upload.py"}  # asks where the package lies, to send it
 
 
 def test_the_trainer_knows_nothing_of_the_launcher_and_its_packages() -> None:
@@ -101,8 +101,8 @@ def test_the_doorway_is_free_of_torch() -> None:
         ("rich", {"launcher/console.py"}),
         ("time", {"launcher/clock.py"}),
         ("typer", {"launcher/cli"}),
-        ("sqlite3", {"launcher/ledger_file.py"}),
-        ("fabric", {"launcher/ssh_login.py"}),
+        ("sqlite3", {"launcher/books/ledger_file.py"}),
+        ("fabric", {"launcher/remote/ssh_login.py"}),
         ("yaml", set()),
     ],
 )
@@ -125,14 +125,14 @@ def test_nothing_below_the_command_line_knows_it() -> None:
 def test_values_know_nobody_who_acts() -> None:
     """host, errors, clock, paths, jobs and transport stand at the bottom; commands are pure."""
     acting = (
-        "launcher.ssh",
-        "launcher.ledger",
-        "launcher.sync",
-        "launcher.upload",
+        "launcher.remote.ssh",
+        "launcher.books.ledger",
+        "launcher.checkpoints.sync",
+        "launcher.running.upload",
         "launcher.console",
         "launcher.providers",
     )
-    bottom = ("host", "errors", "clock", "paths", "jobs", "transport", "project")
+    bottom = ("remote/host", "errors", "clock", "paths", "spec/jobs", "remote/transport", "project")
     low = [
         *(f"launcher/{name}.py" for name in bottom),
         *(p.relative_to(ROOT).as_posix() for p in sources("launcher/commands")),
@@ -154,10 +154,10 @@ def test_late_imports_are_few_and_each_has_its_reason() -> None:
     reasons = {
         "launcher/__main__.py": ("launcher.cli",),  # what a Ctrl-C may interrupt
         "launcher/console.py": ("rich", "json"),
-        "launcher/ssh.py": ("paramiko",),
-        "launcher/ssh_login.py": ("fabric", "paramiko"),
-        "launcher/pinning.py": ("paramiko",),
-        "launcher/host_request.py": ("launcher.jobs_file",),  # brings yaml and pydantic
+        "launcher/remote/ssh.py": ("paramiko",),
+        "launcher/remote/ssh_login.py": ("fabric", "paramiko"),
+        "launcher/remote/pinning.py": ("paramiko",),
+        "launcher/spec/host_request.py": ("launcher.spec.jobs_file",),  # brings yaml and pydantic
         "launcher/providers/local_processes.py": ("psutil",),
         "launcher/providers/by_name.py": ("launcher.providers",),
     }

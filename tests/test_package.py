@@ -75,7 +75,7 @@ def test_the_wheel_holds_both_packages_and_what_they_ship(wheel: Path) -> None:
 def test_the_installed_templates_are_found_and_are_those_of_the_clone(installed: Path) -> None:
     names = sorted(path.name for path in (ROOT / "templates").iterdir() if path.is_file())
     program = (
-        "import json, launcher; from launcher.render import constraints, example_jobs, template\n"
+        "import json, launcher; from launcher.running.render import constraints, example_jobs, template\n"
         f"texts = [template(name) for name in {names!r}] + [constraints(), example_jobs()]\n"
         "print(json.dumps([launcher.__file__, texts]))"
     )
@@ -99,7 +99,7 @@ def test_the_installed_command_runs_away_from_the_clone(installed: Path, tmp_pat
 
 
 def test_the_trainer_that_is_sent_to_hosts_is_whole_in_the_wheel(installed: Path) -> None:
-    program = "import json; from launcher.upload import trainer_files; print(json.dumps(trainer_files()))"
+    program = "import json; from launcher.running.upload import trainer_files; print(json.dumps(trainer_files()))"
     sent = set(json.loads(answer(installed / "python", program)))
     tracked = subprocess.run(["git", "ls-files", "-z", "trainer"], capture_output=True, text=True, cwd=ROOT)
     if tracked.returncode != 0:

@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     config = _config(args)
-    from trainer.start import run_stage  # torch: after the configuration was found good
+    from trainer.loop.start import run_stage  # torch: after the configuration was found good
 
     outcome = run_stage(args.command, config)
     console = Console(os.environ.get("RANK", "0") == "0")
@@ -117,8 +117,8 @@ def _prepare(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace) -> int:
     import torch
 
-    from trainer.generate import generate
-    from trainer.policies import find_checkpoint, open_policy
+    from trainer.models.generate import generate
+    from trainer.models.policies import find_checkpoint, open_policy
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = open_policy(find_checkpoint(args.checkpoint), device)

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import torch
 
+from trainer.checkpoints.out_dir import claimed
 from trainer.config import RunConfig, run_config
 from trainer.console import Console
-from trainer.distributed import World, opened_world
-from trainer.engine import Outcome, train
 from trainer.errors import EngineError
-from trainer.generate import generate
-from trainer.out_dir import claimed
+from trainer.loop.distributed import World, opened_world
+from trainer.loop.engine import Outcome, train
+from trainer.models.generate import generate
+from trainer.models.policies import open_policy
 from trainer.plan import plan_text
-from trainer.policies import open_policy
 from trainer.sizing import training_plan
 from trainer.stages import open_stage
 

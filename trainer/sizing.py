@@ -42,7 +42,7 @@ COMMON_GPUS = ("RTX 4090", "RTX 5090", "L40S", "A100", "H100", "H200", "B200")
 """The GPUs a plan estimates the time for."""
 
 SLICE_LOGITS = 2**26
-"""Logits alive at a time in the loss; trainer.loss, which the laptop cannot import, has the same number."""
+"""Logits alive at a time in the loss; trainer.models.loss, which the laptop cannot import, has the same number."""
 
 
 @dataclass(frozen=True)

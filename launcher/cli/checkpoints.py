@@ -11,9 +11,9 @@ from launcher.cli.options import Json, examples
 from launcher.sizes import size_text
 
 if TYPE_CHECKING:
-    from launcher.ledger import Ledger, RunRow
-    from launcher.pull import Pulled
-    from launcher.watch import Tick
+    from launcher.books.ledger import Ledger, RunRow
+    from launcher.checkpoints.pull import Pulled
+    from launcher.running.watch import Tick
 
 app = typer.Typer()
 
@@ -44,12 +44,12 @@ def sync(
     transfer goes on where it stopped; the same command again is always right.
     """
     # Late: `gptops --help` needs none of this.
+    from launcher.books.ledger import Ledger
+    from launcher.checkpoints.sync import Policy
     from launcher.clock import SystemClock
-    from launcher.ledger import Ledger
     from launcher.paths import state_paths
-    from launcher.select import pick_run
-    from launcher.sync import Policy
-    from launcher.watch import Talk, connection_to, look_once, watch_until_home, watching
+    from launcher.running.select import pick_run
+    from launcher.running.watch import Talk, connection_to, look_once, watch_until_home, watching
 
     state, clock, pulled = state_paths(), SystemClock(), list["Pulled"]()
 
@@ -119,9 +119,9 @@ def _job_settings(row: RunRow) -> tuple[float, float | None]:
     from pathlib import Path
 
     from launcher.errors import GptopsError
-    from launcher.jobs import SyncPolicy
-    from launcher.jobs_file import load_jobs
     from launcher.project import JOBS_FILE
+    from launcher.spec.jobs import SyncPolicy
+    from launcher.spec.jobs_file import load_jobs
 
     try:
         job = load_jobs(Path(row.project_root) / JOBS_FILE).job(row.job)

@@ -15,11 +15,12 @@ def demo(as_json: Json = False) -> None:
     """Run the whole job on this machine: open a host, check it, train a small GPT, bring it home, close the host."""
     from pathlib import Path
 
+    from launcher.books.ledger import Ledger
+
     # Late: none of this is of use to `gptops --help`.
     from launcher.clock import SystemClock
     from launcher.demo import HOST, ending, run_demo
     from launcher.errors import NotFound
-    from launcher.ledger import Ledger
     from launcher.paths import state_paths
     from launcher.project import find_project
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from launcher import console
 
 if TYPE_CHECKING:
-    from launcher.down import Ended
+    from launcher.books.ledger import InstanceRow, Ledger
     from launcher.errors import GptopsError
-    from launcher.ledger import InstanceRow, Ledger
-    from launcher.planning import HostPlan
+    from launcher.hosts.down import Ended
+    from launcher.hosts.planning import HostPlan
 
 HOST_COLUMNS = ("HOST", "PROVIDER", "STATE", "GPUS", "AGE", "$/H", "$ SO FAR", "ADDRESS", "RUNS")
 

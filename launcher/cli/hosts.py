@@ -24,9 +24,9 @@ from launcher.cli.host_views import (
 from launcher.cli.options import Json, examples
 
 if TYPE_CHECKING:
-    from launcher.down import Ended
-    from launcher.ledger import InstanceRow, Ledger
-    from launcher.planning import HostPlan
+    from launcher.books.ledger import InstanceRow, Ledger
+    from launcher.hosts.down import Ended
+    from launcher.hosts.planning import HostPlan
 
 app = typer.Typer()
 
@@ -62,16 +62,16 @@ def up(
 
     Waits until SSH answers and the GPUs are really there, then sets it up. Whatever fails, the machine is ended again.
     """
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
-    from launcher.closing import finish_leftovers
-    from launcher.host_request import Flags, host_request
-    from launcher.ledger import Ledger
-    from launcher.opening import Opener
+    from launcher.hosts.closing import finish_leftovers
+    from launcher.hosts.opening import Opener
+    from launcher.hosts.planning import plan_host
+    from launcher.hosts.setup import setup_inputs
     from launcher.paths import state_paths
-    from launcher.planning import plan_host
     from launcher.project import find_project
     from launcher.providers.by_name import open_provider
-    from launcher.setup import setup_inputs
+    from launcher.spec.host_request import Flags, host_request
 
     state, clock, project = state_paths(), SystemClock(), find_project(Path.cwd())
     request = host_request(Flags(provider, host, gpus, gpu, max_price, job), project)
@@ -102,8 +102,8 @@ def ps(as_json: Json = False) -> None:
 
     From this computer's books alone, so it answers at once; `gptops logs` and `gptops sync` ask the machine.
     """
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
-    from launcher.ledger import Ledger
     from launcher.paths import state_paths
 
     clock = SystemClock()
@@ -150,12 +150,12 @@ def ssh(
 
     One word is given to the machine's shell as it is; several arrive exactly as they are. Ends with the command's code.
     """
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
     from launcher.commands.hosts import answer, typed
-    from launcher.ledger import Ledger
     from launcher.paths import state_paths
-    from launcher.reach import transport_to
-    from launcher.select import pick_host
+    from launcher.remote.reach import transport_to
+    from launcher.running.select import pick_host
 
     name, command = _host_and_command(ctx.meta[WORDS])
     state, clock = state_paths(), SystemClock()
@@ -187,12 +187,12 @@ def down(
 
     Refuses while a run goes on or a whole checkpoint is not verified at home, and says which.
     """
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
-    from launcher.down import Downer
     from launcher.errors import GptopsError, UsageError
-    from launcher.ledger import Ledger
+    from launcher.hosts.down import Downer
     from launcher.paths import state_paths
-    from launcher.watch import Talk
+    from launcher.running.watch import Talk
 
     if (host and everything) or (sync_first and discard):
         raise UsageError("these two exclude each other", hint="gptops down --help")
@@ -221,8 +221,8 @@ def down(
 
 
 def _to_end(ledger: Ledger, host: str | None, everything: bool) -> list[InstanceRow]:
-    from launcher.ledger import InstanceState
-    from launcher.select import pick_host
+    from launcher.books.ledger import InstanceState
+    from launcher.running.select import pick_host
 
     if everything:
         return ledger.instances()
@@ -237,7 +237,7 @@ def _host_and_command(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _show_plan(plan: HostPlan) -> None:
-    from launcher.planning import described
+    from launcher.hosts.planning import described
 
     console.say(f"`{plan.name}`: {plan.offer.description} at `{plan.offer.provider}`, {described(plan.wanted)}")
     console.say(f"cost: {plan.cost}")

@@ -10,7 +10,7 @@ from launcher import console
 from launcher.cli.options import Json, examples
 
 if TYPE_CHECKING:
-    from launcher.preflight_checks import Asked, Check
+    from launcher.hosts.preflight_checks import Asked, Check
 
 app = typer.Typer()
 
@@ -33,13 +33,13 @@ def preflight(
     import tempfile
     from pathlib import Path
 
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
-    from launcher.ledger import Ledger
+    from launcher.hosts.preflight import examine
+    from launcher.hosts.preflight_checks import Asked
     from launcher.paths import state_paths
-    from launcher.preflight import examine
-    from launcher.preflight_checks import Asked
-    from launcher.reach import transport_to
-    from launcher.select import pick_host
+    from launcher.remote.reach import transport_to
+    from launcher.running.select import pick_host
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
@@ -56,7 +56,7 @@ def preflight(
 
 def _show(asked: Asked, checks: list[Check], *, as_json: bool) -> None:
     from launcher.errors import PreflightFailed
-    from launcher.preflight_checks import Verdict
+    from launcher.hosts.preflight_checks import Verdict
 
     failed = [check for check in checks if check.verdict is Verdict.FAIL]
     if as_json:

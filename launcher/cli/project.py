@@ -27,7 +27,7 @@ def init(
 
     An existing one is never overwritten.
     """
-    from launcher.starter import write_starter
+    from launcher.spec.starter import write_starter
 
     path = write_starter(folder)
     if as_json:
@@ -52,8 +52,8 @@ def check(
 
     The training configurations are checked too, as the host would. Nothing is opened, nothing is sent.
     """
-    from launcher.check import check_file, check_job, overview
-    from launcher.jobs_file import load_jobs
+    from launcher.spec.check import check_file, check_job, overview
+    from launcher.spec.jobs_file import load_jobs
 
     path, overrides = _file_and_overrides(words or [])
     jobs = load_jobs(path)
@@ -76,7 +76,7 @@ def schema(
     as_json: Json = False,
 ) -> None:
     """Print the JSON Schema of jobs.yaml, for editors."""
-    from launcher.schema import jobs_schema, reference
+    from launcher.spec.schema import jobs_schema, reference
 
     if markdown and not as_json:
         console.emit(reference().rstrip("\n"))
@@ -94,8 +94,8 @@ def doctor(as_json: Json = False) -> None:
     must let in.
     """
     from launcher.doctor import diagnosis
+    from launcher.hosts.preflight_checks import Verdict
     from launcher.paths import state_paths
-    from launcher.preflight_checks import Verdict
     from launcher.project import find_project
 
     checks = diagnosis(find_project(Path.cwd()).root, state_paths())
@@ -120,15 +120,15 @@ def upload(
     what differs travels. `gptops train` does this by itself.
     """
     # Late: SSH alone would double the time of `gptops --help`.
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
-    from launcher.ledger import Ledger
     from launcher.paths import state_paths
     from launcher.project import find_project
-    from launcher.reach import transport_to
-    from launcher.select import pick_host
-    from launcher.snapshot import snapshot
-    from launcher.upload import preview
-    from launcher.upload import upload as send
+    from launcher.remote.reach import transport_to
+    from launcher.running.select import pick_host
+    from launcher.running.snapshot import snapshot
+    from launcher.running.upload import preview
+    from launcher.running.upload import upload as send
 
     clock, state = SystemClock(), state_paths()
     project = find_project(Path.cwd())

@@ -16,11 +16,11 @@ from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode, NotFound, Unreachable
 
 if TYPE_CHECKING:
-    from launcher.attach import Attached
-    from launcher.launch_plan import LaunchPlan
-    from launcher.ledger import RunRow
-    from launcher.log_stream import LogCopy, Sink
-    from launcher.status import RunStatus
+    from launcher.books.ledger import RunRow
+    from launcher.running.attach import Attached
+    from launcher.running.launch_plan import LaunchPlan
+    from launcher.running.log_stream import LogCopy, Sink
+    from launcher.running.status import RunStatus
 
 app = typer.Typer()
 
@@ -55,14 +55,14 @@ def train(
     The run goes on without this command: Ctrl-C detaches, and `gptops logs -f` comes back to it. Ends with 0 when the
     training succeeded, 9 when it failed, 75 when it was stopped.
     """
-    from launcher.attach import Attached
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
-    from launcher.launch import Means, launch
-    from launcher.launch_plan import new_run_id, plan_json, plan_text
-    from launcher.launch_request import LaunchRequest, plan_of
-    from launcher.ledger import Ledger
     from launcher.paths import state_paths
-    from launcher.reach import transport_to
+    from launcher.remote.reach import transport_to
+    from launcher.running.attach import Attached
+    from launcher.running.launch import Means, launch
+    from launcher.running.launch_plan import new_run_id, plan_json, plan_text
+    from launcher.running.launch_request import LaunchRequest, plan_of
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
@@ -98,12 +98,12 @@ def logs(
     Without -f it prints what there is and ends. A copy lies in runs/RUN/train.log, which is also shown when the host
     is gone. With -f it ends as `gptops train` does: 0, 9 when the training failed, 75 when it was stopped.
     """
-    from launcher.attach import attached
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
-    from launcher.ledger import Ledger
-    from launcher.log_stream import LogCopy
     from launcher.paths import LocalRun, state_paths
-    from launcher.select import pick_run
+    from launcher.running.attach import attached
+    from launcher.running.log_stream import LogCopy
+    from launcher.running.select import pick_run
     from launcher.since import parse_since
 
     state, clock, beginning = state_paths(), SystemClock(), parse_since(since)
@@ -136,11 +136,11 @@ def stop(
 
     The host stays open, and billing where it bills: `gptops down` ends that. Stopping what has ended changes nothing.
     """
-    from launcher.attach import attached
+    from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
-    from launcher.ledger import Ledger
     from launcher.paths import state_paths
-    from launcher.select import pick_run
+    from launcher.running.attach import attached
+    from launcher.running.select import pick_run
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
@@ -159,7 +159,7 @@ def stop(
 
 
 def _tell_upload(plan: LaunchPlan) -> None:
-    from launcher.upload import preview
+    from launcher.running.upload import preview
 
     for line in preview(plan.code):
         console.say(line)
@@ -184,7 +184,7 @@ def _way_back(row: RunRow) -> str:
 
 def _stay(run: Attached, *, start: int, as_json: bool) -> int:
     """Stream until the run has ended. Returns what the shell is told."""
-    from launcher.outcome import ending, exit_code_of
+    from launcher.running.outcome import ending, exit_code_of
 
     sink = _json_lines() if as_json else _raw
     try:
@@ -224,8 +224,8 @@ def _print_copy(row: RunRow, copy: LogCopy, start: int, status: RunStatus | None
 
 
 def _tell_stopped(row: RunRow, status: RunStatus, *, as_json: bool) -> None:
-    from launcher.outcome import ended_before, ending, never_started
-    from launcher.status import Phase
+    from launcher.running.outcome import ended_before, ending, never_started
+    from launcher.running.status import Phase
 
     if status.phase is Phase.ABSENT:
         raise never_started(row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from launcher.transport import Command
+from launcher.remote.transport import Command
 from trainer import manifest
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from launcher.transport import Command
+from launcher.remote.transport import Command
 
 
 def read_list(path: PurePosixPath) -> Command:

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 
 from launcher.paths import REMOTE_ROOT
-from launcher.transport import Command
+from launcher.remote.transport import Command
 
 _SET_UP = """\
 set -e

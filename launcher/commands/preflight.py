@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from launcher.paths import REMOTE_VENVS
-from launcher.render import template
-from launcher.transport import Command
+from launcher.remote.transport import Command
+from launcher.running.render import template
 from trainer import manifest
 
 PROGRAM = "preflight.py"

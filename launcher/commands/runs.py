@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from launcher.paths import RemoteRun
-from launcher.transport import Command
+from launcher.remote.transport import Command
 
 LOG_IS_SHORTER = 66
 """What `run.sh log` answers where the log has fewer bytes than it was asked to skip."""

@@ -12,7 +12,7 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
-from launcher.host import Address
+from launcher.remote.host import Address
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from launcher.crash import crashpoint
 from launcher.errors import LocalFault, ProviderError
-from launcher.host import Address
-from launcher.keys import public_line
 from launcher.providers.base import CreateRequest, Instance, Offer, Status, Wanted
 from launcher.providers.labels import checked_id, id_of, label_of
 from launcher.providers.local_processes import end_all, sshd_process
 from launcher.providers.local_sshd import LOOPBACK, config_file, furnish, last_line, log_file, sshd_binary, start_sshd
+from launcher.remote.host import Address
+from launcher.remote.keys import public_line
 
 READY_SECONDS = 30.0
 """An sshd on this machine answers in a fraction of a second, or not at all."""

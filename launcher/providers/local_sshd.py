@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 
 from launcher.errors import LocalFault
-from launcher.keys import make_key_pair
 from launcher.providers.local_processes import MARK
+from launcher.remote.keys import make_key_pair
 
 LOOPBACK = "127.0.0.1"
 SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin", "/opt/homebrew/sbin", "/opt/homebrew/bin")

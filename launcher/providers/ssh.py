@@ -13,10 +13,10 @@ from pathlib import Path
 
 from launcher.crash import crashpoint
 from launcher.errors import LocalFault
-from launcher.host import Address
 from launcher.providers.base import CreateRequest, Instance, Offer, Status, Wanted
 from launcher.providers.labels import checked_id, id_of
 from launcher.providers.static_host import StaticHost
+from launcher.remote.host import Address
 
 READY_SECONDS = 30.0
 """A machine that stands somewhere answers, or its owner has to look; a network may hiccup."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.host import Address
+from launcher.remote.host import Address
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from launcher.books.ledger import Ledger, RunRow, RunState
+from launcher.checkpoints.pull import Puller
+from launcher.checkpoints.sync import Policy, Sync, sync_once
 from launcher.clock import SystemClock
-from launcher.host import Host
-from launcher.keys import ensure_key, public_line
-from launcher.ledger import Ledger, RunRow, RunState
 from launcher.paths import LocalRun, RemoteRun, StatePaths
-from launcher.pinning import pin
 from launcher.providers.base import CreateRequest, Wanted
 from launcher.providers.local import LocalProvider
-from launcher.pull import Puller
-from launcher.ssh import SshTransport
-from launcher.ssh_config import rsync_rsh, write_ssh_config
-from launcher.sync import Policy, Sync, sync_once
+from launcher.remote.host import Host
+from launcher.remote.keys import ensure_key, public_line
+from launcher.remote.pinning import pin
+from launcher.remote.ssh import SshTransport
+from launcher.remote.ssh_config import rsync_rsh, write_ssh_config
 from trainer import manifest
 
 ROUNDS = 7

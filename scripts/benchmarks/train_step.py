@@ -107,7 +107,8 @@ def take_turns(side: str, precision: str) -> None:
     import torch
     import transformers  # noqa: F401 - both sides import both, so that memory counts the work alone
 
-    from trainer import model, optim  # noqa: F401
+    from trainer.loop import optim  # noqa: F401
+    from trainer.models import model  # noqa: F401
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(1337)
@@ -130,8 +131,8 @@ def our_step(precision: str) -> Any:
     import torch
 
     from trainer.config import ModelConfig, OptimConfig
-    from trainer.model import GPT
-    from trainer.optim import make_optimizer
+    from trainer.loop.optim import make_optimizer
+    from trainer.models.model import GPT
 
     model = GPT(ModelConfig(preset="gpt2"))
     optimizer = make_optimizer(model, OptimConfig())

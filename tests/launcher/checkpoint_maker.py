@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.books.ledger import InstanceState, Ledger, RunRow, RunState
+from launcher.checkpoints.pull import Pulled, Puller
+from launcher.checkpoints.remote_checkpoints import Listing, list_remote
+from launcher.checkpoints.sync import Policy, Sync, SyncPass, sync_once
 from launcher.clock import SystemClock
-from launcher.ledger import InstanceState, Ledger, RunRow, RunState
 from launcher.lock import hold
 from launcher.paths import LocalRun, RemoteRun
-from launcher.pull import Pulled, Puller
-from launcher.remote_checkpoints import Listing, list_remote
-from launcher.sync import Policy, Sync, SyncPass, sync_once
-from launcher.transport import Transport
+from launcher.remote.transport import Transport
 from tests.launcher.conftest import SshHost
 from trainer import manifest
 

@@ -17,14 +17,14 @@ import pytest
 
 from launcher.clock import SystemClock
 from launcher.errors import Unreachable
-from launcher.host import Address, Host
-from launcher.keys import ensure_key, public_line
 from launcher.paths import StatePaths, state_paths
-from launcher.pinning import pin, shown_key
 from launcher.providers.base import CreateRequest, Instance, Wanted
 from launcher.providers.local import LocalProvider
 from launcher.providers.local_sshd import SBIN
-from launcher.ssh import SshTransport
+from launcher.remote.host import Address, Host
+from launcher.remote.keys import ensure_key, public_line
+from launcher.remote.pinning import pin, shown_key
+from launcher.remote.ssh import SshTransport
 from tests.launcher.waiting import wait_until
 
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.books.ledger import InstanceState, Ledger, RunRow
 from launcher.clock import SystemClock
-from launcher.ledger import InstanceState, Ledger, RunRow
 from launcher.paths import RemoteRun
-from launcher.select import pick_run
+from launcher.running.select import pick_run
 from tests.launcher.conftest import SshHost
 
 ROOT = Path(__file__).resolve().parents[2]

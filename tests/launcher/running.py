@@ -18,14 +18,14 @@ from launcher.commands import runs as commands
 from launcher.commands.runs import RunFile
 from launcher.errors import Unreachable
 from launcher.paths import REMOTE_UPLOADS, LocalRun, RemoteRun
-from launcher.pinning import shown_key
 from launcher.providers.local_processes import sshd_process
 from launcher.providers.local_sshd import SBIN
-from launcher.render import template
-from launcher.run_env import run_env
-from launcher.ssh import SshTransport
-from launcher.status import RunStatus, read_status
-from launcher.stop import stop_run
+from launcher.remote.pinning import shown_key
+from launcher.remote.ssh import SshTransport
+from launcher.running.render import template
+from launcher.running.run_env import run_env
+from launcher.running.status import RunStatus, read_status
+from launcher.running.stop import stop_run
 from tests.launcher.conftest import SshHost
 from tests.launcher.waiting import wait_until
 

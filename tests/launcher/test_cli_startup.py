@@ -25,9 +25,9 @@ NEVER = {
     "fabric", "paramiko", "invoke", "cryptography", "nacl", "bcrypt", "yaml", "psutil",
 }  # fmt: skip
 NOT_OURS_EITHER = {
-    "launcher.ssh",
-    "launcher.jobs",
-    "launcher.jobs_file",
+    "launcher.remote.ssh",
+    "launcher.spec.jobs",
+    "launcher.spec.jobs_file",
     "trainer.config",
     "rich.progress",
     "rich.live",

@@ -12,8 +12,8 @@ import pytest
 from launcher.cli import main
 from launcher.doctor import diagnosis
 from launcher.errors import ExitCode
+from launcher.hosts.preflight_checks import Check, Verdict
 from launcher.paths import StatePaths, state_paths
-from launcher.preflight_checks import Check, Verdict
 
 Machine = Callable[..., None]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
 from launcher.clock import SystemClock
 from launcher.errors import ExitCode
-from launcher.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
+from launcher.hosts.opening import Opener
+from launcher.hosts.planning import plan_host
 from launcher.lock import hold
-from launcher.opening import Opener
 from launcher.paths import LocalRun, RemoteRun, StatePaths, state_paths
-from launcher.planning import plan_host
 from launcher.providers.base import Wanted
 from launcher.providers.local import LocalProvider
 from launcher.providers.local_processes import sshd_process

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobsError
-from launcher.jobs import ACCEPTED_PROVIDERS, HostSpec, JobSpec, require_supported
 from launcher.providers.by_name import AVAILABLE
+from launcher.spec.jobs import ACCEPTED_PROVIDERS, HostSpec, JobSpec, require_supported
 from trainer.config import ConfigError, validated
 
 

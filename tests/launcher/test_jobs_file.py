@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobsError, NotFound
-from launcher.jobs_file import Jobs, load_jobs, resolve_train
-from launcher.schema import jobs_schema, reference
+from launcher.spec.jobs_file import Jobs, load_jobs, resolve_train
+from launcher.spec.schema import jobs_schema, reference
 from trainer.config import load_yaml
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.ledger import RunState
+from launcher.books.ledger import RunState
 from tests.launcher.conftest import SshHost
 from tests.launcher.desk import ENDLESS, Desk, register
 from tests.launcher.running import cut_connections

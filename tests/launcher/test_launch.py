@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import InstanceState, Ledger
 from launcher.clock import SystemClock
 from launcher.commands import runs as commands
 from launcher.errors import HostUnfit, JobsError, NotFound
-from launcher.jobs import JobSpec
-from launcher.launch import Means, start_run
-from launcher.launch_plan import LaunchPlan, new_run_id, plan_json, plan_run, plan_text
-from launcher.ledger import InstanceState, Ledger
 from launcher.paths import REMOTE_UPLOADS, RemoteRun, StatePaths
 from launcher.project import Project
-from launcher.snapshot import LocalFile, Snapshot
-from launcher.ssh import SshTransport
-from launcher.starters import start_of
+from launcher.remote.ssh import SshTransport
+from launcher.running.launch import Means, start_run
+from launcher.running.launch_plan import LaunchPlan, new_run_id, plan_json, plan_run, plan_text
+from launcher.running.snapshot import LocalFile, Snapshot
+from launcher.running.starters import start_of
+from launcher.spec.jobs import JobSpec
 from tests.launcher.conftest import SshHost
 from trainer.config import RunConfig, parse_yaml, run_config
 

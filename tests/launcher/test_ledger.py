@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
 from launcher.clock import Clock
 from launcher.errors import LocalFault, NotFound, UsageError
-from launcher.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
 
 SHA = "a" * 64
 
@@ -47,7 +47,7 @@ def test_an_intent_is_there_for_the_next_process(ledger: Ledger, path: Path, fak
 def test_an_intent_survives_a_kill_right_after_it(path: Path, fake_clock: Clock) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path; from launcher.clock import SystemClock;"
-        "from launcher.ledger import Ledger; ledger = Ledger(Path(sys.argv[1]), SystemClock());"
+        "from launcher.books.ledger import Ledger; ledger = Ledger(Path(sys.argv[1]), SystemClock());"
         "ledger.intend_instance(label='gptops:p:k', name='k', provider='local', project='p', price_per_hour=0, gpus=0,"
         " gpu_name=''); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -116,7 +116,8 @@ def test_another_checkpoint_of_the_same_step_replaces_the_record(ledger: Ledger)
 
 def test_many_processes_write_at_once_and_nothing_is_lost(path: Path, fake_clock: Clock) -> None:
     program = (
-        "import sys; from pathlib import Path; from launcher.clock import SystemClock; from launcher.ledger import *\n"
+        "import sys; from pathlib import Path; from launcher.clock import SystemClock\n"
+        "from launcher.books.ledger import *\n"
         "for i in range(20):\n"
         "    with Ledger(Path(sys.argv[1]), SystemClock()) as ledger:\n"
         "        ledger.add_run(RunRow(f'{sys.argv[2]}-{i}', 'j', 'h', 'l', '/p', '/r', 0.0, RunState.RUNNING, None,"
@@ -185,7 +186,7 @@ def test_only_its_owner_can_read_it(ledger: Ledger, path: Path) -> None:
 
 def test_it_costs_no_heavy_import() -> None:
     program = (
-        "import sys, launcher.ledger, launcher.select, launcher.cli.hosts;"
+        "import sys, launcher.books.ledger, launcher.running.select, launcher.cli.hosts;"
         "print([m for m in ('pydantic','paramiko','fabric','yaml','psutil','rich','torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ})

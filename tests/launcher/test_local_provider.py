@@ -19,12 +19,12 @@ import psutil
 import pytest
 
 from launcher.errors import LocalFault
-from launcher.keys import ensure_key, public_line
 from launcher.paths import StatePaths
 from launcher.providers.base import CreateRequest, Status, Wanted
 from launcher.providers.local import LocalProvider
 from launcher.providers.local_processes import sshd_process
-from launcher.transport import Command
+from launcher.remote.keys import ensure_key, public_line
+from launcher.remote.transport import Command
 from tests.launcher.conftest import SshHost, open_local_host
 from tests.launcher.leftovers import files_of, processes_of
 from tests.launcher.waiting import wait_until
@@ -186,7 +186,7 @@ AS_SOMEBODY = """
 import sys
 from pathlib import Path
 from launcher.paths import StatePaths
-from launcher.transport import Command
+from launcher.remote.transport import Command
 from tests.launcher.conftest import open_local_host
 host = open_local_host(StatePaths(Path(sys.argv[1]) / "state"))
 transport = host.transport()

@@ -14,10 +14,10 @@ import pytest
 from launcher.clock import SystemClock
 from launcher.commands.runs import send_log
 from launcher.errors import LocalFault, Unreachable
-from launcher.logs import Follower, pull_log
 from launcher.paths import LocalRun, RemoteRun
-from launcher.ssh import SshTransport
-from launcher.status import Phase, RunStatus
+from launcher.remote.ssh import SshTransport
+from launcher.running.logs import Follower, pull_log
+from launcher.running.status import Phase, RunStatus
 from tests.launcher.conftest import SshHost
 from tests.launcher.running import (
     PRINTS_UNTIL_STOPPED,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import InstanceState, Ledger
 from launcher.clock import Clock, SystemClock
-from launcher.closing import end_instance, finish_leftovers
 from launcher.errors import (
     Busy,
     GptopsError,
@@ -22,20 +22,20 @@ from launcher.errors import (
     Unreachable,
     UsageError,
 )
-from launcher.host import Address, Host
-from launcher.keys import make_key_pair, public_line
-from launcher.ledger import InstanceState, Ledger
+from launcher.hosts.closing import end_instance, finish_leftovers
+from launcher.hosts.opening import Opener, require_gpus
+from launcher.hosts.planning import HostPlan, plan_host
+from launcher.hosts.setup import SetupInputs
 from launcher.lock import hold
-from launcher.opening import Opener, require_gpus
 from launcher.paths import StatePaths, state_paths
-from launcher.pinning import pinned_key
-from launcher.planning import HostPlan, plan_host
 from launcher.providers.base import CreateRequest, Instance, Offer, Provider, Status, Wanted
 from launcher.providers.local import LocalProvider
 from launcher.providers.ssh import SshProvider
 from launcher.providers.static_host import StaticHost
-from launcher.setup import SetupInputs
-from launcher.ssh import SshTransport
+from launcher.remote.host import Address, Host
+from launcher.remote.keys import make_key_pair, public_line
+from launcher.remote.pinning import pinned_key
+from launcher.remote.ssh import SshTransport
 from tests.conftest import FakeClock
 from tests.launcher.conftest import SshHost, require_programs
 from tests.launcher.leftovers import files_of, processes_of

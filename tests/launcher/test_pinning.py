@@ -11,12 +11,12 @@ import pytest
 
 from launcher.clock import SystemClock
 from launcher.errors import HostRefused, LocalFault, Unreachable
-from launcher.host import Address
-from launcher.keys import ensure_key, fingerprint, make_key_pair, public_line
-from launcher.pinning import pin, pinned_key, shown_key
-from launcher.rsync import ssh_error
-from launcher.ssh import SshTransport
-from launcher.transport import Command
+from launcher.remote.host import Address
+from launcher.remote.keys import ensure_key, fingerprint, make_key_pair, public_line
+from launcher.remote.pinning import pin, pinned_key, shown_key
+from launcher.remote.rsync import ssh_error
+from launcher.remote.ssh import SshTransport
+from launcher.remote.transport import Command
 from tests.launcher.conftest import SshHost
 
 

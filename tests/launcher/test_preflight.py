@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher import preflight_checks as judge
+from launcher.books.ledger import Ledger
 from launcher.cli import main
 from launcher.clock import SystemClock
-from launcher.ledger import Ledger
-from launcher.preflight import examine
-from launcher.preflight_checks import GIB, MIB, Asked, Check, Gpu, Verdict
+from launcher.hosts import preflight_checks as judge
+from launcher.hosts.preflight import examine
+from launcher.hosts.preflight_checks import GIB, MIB, Asked, Check, Gpu, Verdict
 from tests.launcher.checkpoint_maker import only_these_programs, register
 from tests.launcher.conftest import SshHost
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import GptopsError, UsageError
-from launcher.host import Address
-from launcher.keys import ensure_key, public_line
 from launcher.paths import StatePaths
 from launcher.providers.base import CreateRequest, Instance, Provider, Wanted
 from launcher.providers.by_name import AVAILABLE, open_provider
 from launcher.providers.local import LocalProvider
 from launcher.providers.ssh import SshProvider
 from launcher.providers.static_host import StaticHost
+from launcher.remote.host import Address
+from launcher.remote.keys import ensure_key, public_line
 from tests.launcher.conftest import require_programs
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.render import constraints, example_jobs, template
+from launcher.running.render import constraints, example_jobs, template
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = sorted(path.name for path in (ROOT / "templates").iterdir() if path.is_file())

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.render import template
+from launcher.running.render import template
 from tests.launcher.waiting import wait_until
 
 SAVES_ON_SIGTERM = """

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import InstanceState, Ledger, RunRow, RunState
 from launcher.cli import main
 from launcher.clock import SystemClock
-from launcher.ledger import InstanceState, Ledger, RunRow, RunState
 from launcher.paths import StatePaths
 from tests.launcher.conftest import SshHost
 from tests.launcher.desk import ENDLESS, JOBS, Desk, register

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import Ledger
+from launcher.checkpoints.safety import unsaved
+from launcher.checkpoints.sync import Policy
 from launcher.clock import SystemClock
-from launcher.ledger import Ledger
 from launcher.paths import LocalRun
-from launcher.safety import unsaved
-from launcher.ssh import SshTransport
-from launcher.sync import Policy
+from launcher.remote.ssh import SshTransport
 from tests.launcher.checkpoint_maker import Scene
 from tests.launcher.conftest import SshHost
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from launcher.errors import JobsError
-from launcher.run_env import refuse_reserved, run_env
-from launcher.secrets import MASK, masked, secret_values
+from launcher.running.run_env import refuse_reserved, run_env
+from launcher.spec.secrets import MASK, masked, secret_values
 
 
 def test_values_come_from_the_environment_in_the_order_of_the_names() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import InstanceState, Ledger, RunRow, RunState
 from launcher.clock import Clock
 from launcher.errors import NotFound, UsageError
-from launcher.ledger import InstanceState, Ledger, RunRow, RunState
-from launcher.select import pick_host, pick_run
+from launcher.running.select import pick_host, pick_run
 
 
 @pytest.fixture

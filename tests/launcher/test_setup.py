@@ -20,10 +20,10 @@ import pip
 import pytest
 
 from launcher.errors import HostUnfit, SetupFailed
-from launcher.jobs import SetupSpec
+from launcher.hosts.setup import SetupInputs, run_setup, setup_inputs, trainer_requirements
 from launcher.paths import REMOTE_ROOT, REMOTE_UPLOADS
-from launcher.setup import SetupInputs, run_setup, setup_inputs, trainer_requirements
-from launcher.ssh import SshTransport
+from launcher.remote.ssh import SshTransport
+from launcher.spec.jobs import SetupSpec
 from tests.launcher.conftest import SshHost
 
 if sys.version_info >= (3, 11):

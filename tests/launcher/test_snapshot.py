@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import LocalFault
-from launcher.snapshot import LARGE_BYTES, snapshot, visible
+from launcher.running.snapshot import LARGE_BYTES, snapshot, visible
 
 HOSTILE = (
     "a'; echo foo",
@@ -38,7 +38,7 @@ AS_NOBODY = f"""
 import os, sys
 from pathlib import Path
 from launcher.errors import LocalFault
-from launcher.snapshot import snapshot
+from launcher.running.snapshot import snapshot
 if os.getuid() == 0:
     os.setgid({NOBODY})
     os.setuid({NOBODY})

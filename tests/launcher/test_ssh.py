@@ -15,10 +15,10 @@ import pytest
 
 from launcher.clock import SystemClock
 from launcher.errors import HostRefused, HostUnfit, Unreachable
-from launcher.host import Address
 from launcher.providers.local_processes import sshd_process
-from launcher.ssh import SshTransport
-from launcher.transport import Command
+from launcher.remote.host import Address
+from launcher.remote.ssh import SshTransport
+from launcher.remote.transport import Command
 from tests.launcher.conftest import SshHost
 
 HOSTILE = ["a'; echo foo", "two words", "$(id)", "line\nbreak", "`id`", '"', "-n", "*", "\\", "é", "~", ""]

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from launcher.errors import HostRefused, HostUnfit, LocalFault, Unreachable
-from launcher.rsync import COMMON_OPTIONS, rsync_error, run_rsync, ssh_error
-from launcher.ssh import SshTransport
+from launcher.remote.rsync import COMMON_OPTIONS, rsync_error, run_rsync, ssh_error
+from launcher.remote.ssh import SshTransport
 from tests.launcher.conftest import SshHost
 from tests.launcher.running import cut_connections
 from tests.launcher.waiting import wait_until

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from launcher.errors import HostUnfit
 from launcher.paths import RemoteRun
-from launcher.ssh import SshTransport
-from launcher.status import Phase, RunStatus, parse_status, read_status, status_of
-from launcher.transport import Result
+from launcher.remote.ssh import SshTransport
+from launcher.remote.transport import Result
+from launcher.running.status import Phase, RunStatus, parse_status, read_status, status_of
 
 RUNNING = """\
 phase=running

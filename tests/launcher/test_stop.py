@@ -9,9 +9,9 @@ import pytest
 
 from launcher.errors import HostUnfit
 from launcher.paths import RemoteRun
-from launcher.ssh import SshTransport
-from launcher.status import Phase
-from launcher.stop import stop_run
+from launcher.remote.ssh import SshTransport
+from launcher.running.status import Phase
+from launcher.running.stop import stop_run
 from tests.launcher.conftest import SshHost
 from tests.launcher.running import PRINTS_UNTIL_STOPPED, RemoteTraining, start_training
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import Ledger
+from launcher.checkpoints.remote_checkpoints import remove_remote
+from launcher.checkpoints.sync import Policy
 from launcher.clock import SystemClock
 from launcher.errors import NotVerified
-from launcher.ledger import Ledger
 from launcher.paths import LocalRun
-from launcher.remote_checkpoints import remove_remote
-from launcher.ssh import SshTransport
-from launcher.sync import Policy
+from launcher.remote.ssh import SshTransport
 from tests.launcher.checkpoint_maker import FILES, Scene, names, tree, write_checkpoint
 from tests.launcher.conftest import SshHost
 from trainer import manifest

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import Ledger
+from launcher.checkpoints.pull import Pulled
 from launcher.cli import main
 from launcher.cli.checkpoints import summary
 from launcher.clock import SystemClock
-from launcher.ledger import Ledger
 from launcher.lock import hold
 from launcher.paths import LocalRun
-from launcher.pull import Pulled
-from launcher.ssh import SshTransport
+from launcher.remote.ssh import SshTransport
 from tests.launcher.checkpoint_maker import Scene, ended, names, register
 from tests.launcher.conftest import SshHost
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from launcher import pull
-from launcher import sync as syncing
+from launcher.books.ledger import Ledger
+from launcher.checkpoints import pull
+from launcher.checkpoints import sync as syncing
+from launcher.checkpoints.sync import sync_once
 from launcher.clock import SystemClock
 from launcher.errors import HostUnfit, LocalFault, Unreachable
-from launcher.ledger import Ledger
 from launcher.paths import LocalRun
-from launcher.ssh import SshTransport
-from launcher.sync import sync_once
+from launcher.remote.ssh import SshTransport
 from tests.launcher.checkpoint_maker import FILES, Scene, names, only_these_programs, silent, tree
 from tests.launcher.conftest import SshHost
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher.books.ledger import Ledger, RunState
 from launcher.clock import SystemClock
-from launcher.ledger import Ledger, RunState
 from launcher.paths import LocalRun, StatePaths
 from tests.launcher.checkpoint_maker import Scene, ended, names, register, tree
 from tests.launcher.command_line import Finished, gptops, gptops_in_background

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import InstanceState, Ledger
 from launcher.clock import SystemClock
 from launcher.errors import Busy, ExitCode, HostUnfit
-from launcher.ledger import InstanceState, Ledger
 from launcher.lock import hold
 from launcher.paths import state_paths
 from launcher.project import Project, find_project
-from launcher.snapshot import snapshot
-from launcher.ssh import SshTransport
-from launcher.upload import Uploaded, preview, remote_code, trainer_files, upload
+from launcher.remote.ssh import SshTransport
+from launcher.running.snapshot import snapshot
+from launcher.running.upload import Uploaded, preview, remote_code, trainer_files, upload
 from tests.launcher.command_line import gptops
 from tests.launcher.conftest import SshHost
 from tests.launcher.test_snapshot import HOSTILE, write

@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher.books.ledger import InstanceState, Ledger, RunState
 from launcher.clock import SystemClock
 from launcher.errors import Busy, GptopsError, NotFound, NotVerified, Unreachable
-from launcher.ledger import InstanceState, Ledger, RunState
 from launcher.paths import LocalRun
 from launcher.providers.local_processes import sshd_process
-from launcher.ssh import SshTransport
-from launcher.status import Phase
-from launcher.transport import Transport
-from launcher.watch import Talk, Watched, connection_to, look_once, watch_until_home, watching
+from launcher.remote.ssh import SshTransport
+from launcher.remote.transport import Transport
+from launcher.running.status import Phase
+from launcher.running.watch import Talk, Watched, connection_to, look_once, watch_until_home, watching
 from tests.conftest import FakeClock
 from tests.launcher.checkpoint_maker import Scene, ended, names, register, silent, training, tree
 from tests.launcher.conftest import SshHost

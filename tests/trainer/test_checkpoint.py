@@ -24,13 +24,13 @@ from tests.trainer.tiny import (
     weights,
 )
 from trainer import manifest
-from trainer.checkpoint import TrainState, optimizer_tensors, read_state, write_checkpoint
+from trainer.checkpoints.checkpoint import TrainState, optimizer_tensors, read_state, write_checkpoint
 from trainer.config import TokenizerConfig
 from trainer.errors import CheckpointError
-from trainer.model import GPT
-from trainer.optim import make_optimizer
-from trainer.policies import find_checkpoint, open_policy
-from trainer.random_state import random_state
+from trainer.loop.optim import make_optimizer
+from trainer.loop.random_state import random_state
+from trainer.models.model import GPT
+from trainer.models.policies import find_checkpoint, open_policy
 from trainer.tokenizer import open_tokenizer
 
 
@@ -164,7 +164,7 @@ def test_the_loss_scale_comes_back_as_it_was() -> None:
 
 
 def test_the_optimizer_of_another_model_is_refused(finished_run: Path) -> None:
-    from trainer.checkpoint import load_tensors
+    from trainer.checkpoints.checkpoint import load_tensors
 
     config = tiny_config(finished_run, "model.n_layers=1")
     model = GPT(config.model)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.trainer.tiny import ROOT, largest_difference, rows, run_trainer, tiny_config, train_tiny, weights
-from trainer.distributed import opened_world
 from trainer.errors import DataError, EngineError
+from trainer.loop.distributed import opened_world
 
 EXACT = ("model.dropout=0", "train.max_steps=5", "eval.every_steps=5", "train.micro_batch_size=2")
 
@@ -106,7 +106,7 @@ def test_a_world_of_one_agrees_with_itself(tmp_path: Path) -> None:
 
 
 def test_two_trainings_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
-    from trainer.out_dir import claimed
+    from trainer.checkpoints.out_dir import claimed
 
     with (
         opened_world(tiny_config(tmp_path).train) as world,

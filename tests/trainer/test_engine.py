@@ -25,13 +25,13 @@ from tests.trainer.tiny import (
 )
 from trainer.config import OptimConfig
 from trainer.console import Console
-from trainer.distributed import opened_world
-from trainer.engine import Outcome, train
 from trainer.errors import EngineError
-from trainer.model import GPT
-from trainer.optim import make_optimizer
-from trainer.signals import StopRequest
-from trainer.step import Stepper
+from trainer.loop.distributed import opened_world
+from trainer.loop.engine import Outcome, train
+from trainer.loop.optim import make_optimizer
+from trainer.loop.signals import StopRequest
+from trainer.loop.step import Stepper
+from trainer.models.model import GPT
 
 EXACT = ("model.dropout=0", "train.max_steps=5", "eval.every_steps=5", "schedule.warmup_steps=0")
 

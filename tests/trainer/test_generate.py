@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trainer.config import ModelConfig
-from trainer.generate import generate, sampled_id
-from trainer.model import GPT
+from trainer.models.generate import generate, sampled_id
+from trainer.models.model import GPT
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, max_seq_len=16, vocab_size=53)
 

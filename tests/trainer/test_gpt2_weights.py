@@ -13,8 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from trainer.config import ModelConfig
 from trainer.errors import CheckpointError
-from trainer.gpt2_weights import from_gpt2, model_config, read_gpt2, to_gpt2, write_gpt2
-from trainer.model import GPT
+from trainer.models.gpt2_weights import from_gpt2, model_config, read_gpt2, to_gpt2, write_gpt2
+from trainer.models.model import GPT
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=4, max_seq_len=16, vocab_size=67)
 IDS_BT = torch.arange(32).view(2, 16)

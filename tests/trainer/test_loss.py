@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer import loss
-from trainer.loss import IGNORE_INDEX, linear_cross_entropy
+from trainer.models import loss
+from trainer.models.loss import IGNORE_INDEX, linear_cross_entropy
 
 M, D, V = 37, 24, 211
 

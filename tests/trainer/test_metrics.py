@@ -9,7 +9,7 @@ import pytest
 
 from trainer.console import duration, size_text
 from trainer.errors import EngineError
-from trainer.metrics import Meter, MetricsFile, StepRow
+from trainer.loop.metrics import Meter, MetricsFile, StepRow
 
 
 def row(mfu: float | None = 0.384) -> StepRow:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from trainer.config import ModelConfig, OptimConfig
-from trainer.model import GPT
-from trainer.optim import make_optimizer
+from trainer.loop.optim import make_optimizer
+from trainer.models.model import GPT
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, max_seq_len=16, vocab_size=53)
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import loss, sizing
+from trainer import sizing
 from trainer.config import ConfigError, ModelConfig, RunConfig
-from trainer.model import GPT
+from trainer.models import loss
+from trainer.models.model import GPT
 from trainer.sizing import (
     GPUS,
     flops_per_token,

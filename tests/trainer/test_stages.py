@@ -14,7 +14,7 @@ from tests.trainer.tiny import tiny_config
 from trainer.config import RunConfig
 from trainer.data import ShardSet, prepare
 from trainer.errors import CheckpointError
-from trainer.model import GPT
+from trainer.models.model import GPT
 from trainer.stages.pretrain import PretrainStage
 
 CPU = torch.device("cpu")

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 from trainer import manifest
 from trainer.config import RunConfig, run_config
-from trainer.engine import Outcome
-from trainer.start import run_stage
+from trainer.loop.engine import Outcome
+from trainer.loop.start import run_stage
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.config import RunConfig
 from trainer.console import Console
-from trainer.distributed import World
+from trainer.loop.distributed import World
 from trainer.stages.base import Batch, LossOutput, Stage
 from trainer.stages.pretrain import open_pretrain
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.data import ShardSet, TokenRows, order
-from trainer.distributed import World
 from trainer.errors import CheckpointError
+from trainer.loop.distributed import World
 from trainer.preparing import prepare_data, summary
 from trainer.quoting import shown
 from trainer.stages.base import LossOutput

@@ -1,0 +1,1 @@
+"""What we intended and what came of it, on disk before it happens."""

@@ -1,0 +1,1 @@
+"""Checkpoints on their way home, and what may be forgotten once they are there."""

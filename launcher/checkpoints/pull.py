@@ -1,0 +1,181 @@
+"""One checkpoint from a host to its place at home: room, transfer, proof, name.
+
+The transfer lands in `.incoming/<step>/` and goes on there after any
+interruption. Only the files that the manifest names are asked for, as regular
+files: a host can slip in neither a link nor anything else. Whatever happens,
+nothing here deletes a checkpoint, at home or on the host.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from launcher.checkpoints.home import commit
+from launcher.checkpoints.remote_checkpoints import RemoteCheckpoint
+from launcher.clock import Clock
+from launcher.commands.checkpoints import verify_checkpoint
+from launcher.crash import crashpoint
+from launcher.errors import LocalFault, NotVerified
+from launcher.paths import LocalRun
+from launcher.remote.rsync import COMMON_OPTIONS, run_rsync
+from launcher.remote.transport import Transport
+from trainer.manifest import FILE_NAME, BrokenCheckpoint
+
+Progress = Callable[[str, float], AbstractContextManager[Callable[[float], None]]]
+"""`console.progress`: a bar for the time of a block."""
+
+SPARE_BYTES = 64 << 20
+"""Room that stays free at home besides the checkpoint: for the log, the ledger and everybody else."""
+PARTIAL = ".rsync-partial"
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A checkpoint that has just come home."""
+
+    step: int
+    name: str
+    bytes: int
+    seconds: float
+    path: Path
+
+
+@dataclass(frozen=True)
+class Puller:
+    """Brings checkpoints of one run home. Raises NotVerified, LocalFault, or what the transport raises."""
+
+    transport: Transport
+    folder: PurePosixPath
+    """The host's `checkpoints/`."""
+    local: LocalRun
+    clock: Clock
+    progress: Progress
+    lock: int
+    """Descriptor of the run's lock; rsync inherits it, so that a killed gptops and its orphan are one holder."""
+
+    def pull(self, checkpoint: RemoteCheckpoint) -> Pulled:
+        began = self.clock.monotonic()
+        arriving = self.local.incoming / checkpoint.name
+        try:
+            path = self._pull(checkpoint, arriving)
+        except OSError as error:
+            raise self._local_fault(checkpoint, error) from error
+        return Pulled(checkpoint.step, checkpoint.name, checkpoint.total_bytes, self.clock.monotonic() - began, path)
+
+    def _pull(self, checkpoint: RemoteCheckpoint, arriving: Path) -> Path:
+        while True:
+            resumed = prepare(arriving, checkpoint)
+            self._require_room(checkpoint, arriving)
+            self._transfer(checkpoint, arriving)
+            crashpoint("sync:transferred")
+            try:
+                return commit(self.local, arriving, checkpoint)
+            except BrokenCheckpoint as error:
+                shutil.rmtree(arriving)
+                # What lay here before may have been of another day; what came in one piece from the host is the host's.
+                if not resumed:
+                    raise self._not_verified(checkpoint, error) from error
+
+    def _transfer(self, checkpoint: RemoteCheckpoint, arriving: Path) -> None:
+        names = b"".join(b"./" + os.fsencode(name) + b"\0" for name in checkpoint.manifest.files)
+        with self.progress(checkpoint.name, checkpoint.total_bytes) as update:
+
+            def on_progress(done: int) -> None:
+                update(done)
+                crashpoint("sync:transferring")
+
+            run_rsync(
+                pull_argv(self.transport, self.folder / checkpoint.name, arriving),
+                names,
+                on_progress,
+                receiver="here",
+                host_name=self.transport.host.name,
+                pass_fds=(self.lock,),
+            )
+
+    def _require_room(self, checkpoint: RemoteCheckpoint, arriving: Path) -> None:
+        # Finished files only: rsync goes on from a half one by writing all of it anew beside it.
+        files = checkpoint.manifest.files.items()
+        there = sum(entry.bytes for name, entry in files if _has_size(arriving / name, entry.bytes))
+        wanted = checkpoint.total_bytes - there + SPARE_BYTES
+        free = shutil.disk_usage(arriving).free
+        if free < wanted:
+            raise LocalFault(
+                f"no room at home for `{checkpoint.name}`",
+                why=f"{wanted / 1e9:.2f} GB are needed in {self.local.root}, {free / 1e9:.2f} GB are free",
+                hint="make room and run the same command again; nothing is lost, on the host or here",
+            )
+
+    def _local_fault(self, checkpoint: RemoteCheckpoint, error: OSError) -> LocalFault:
+        return LocalFault(
+            f"`{checkpoint.name}` could not be stored in {self.local.root}",
+            why=error.strerror or str(error),
+            hint="mend that and run the same command again; nothing is lost, on the host or here",
+        )
+
+    def _not_verified(self, checkpoint: RemoteCheckpoint, error: BrokenCheckpoint) -> NotVerified:
+        """Where the damage is, as far as the host can tell."""
+        where = self.folder / checkpoint.name
+        damaged_there = self.transport.run(verify_checkpoint(where), timeout_seconds=600).exit_code != 0
+        host = self.transport.host.name
+        why = f"{error}: " + (f"the copy on {host} is damaged itself" if damaged_there else "it was damaged on the way")
+        hint = (
+            "nothing was deleted; resume from the checkpoint before it"
+            if damaged_there
+            else "run the same command again"
+        )
+        return NotVerified(f"`{checkpoint.name}` did not come home whole", why=why, hint=hint)
+
+
+def pull_argv(transport: Transport, folder: PurePosixPath, arriving: Path) -> tuple[str, ...]:
+    """The rsync that fetches the files named on its stdin: regular files only, and no half one under its own name.
+
+    Neither `--append-verify` (blind to a file rewritten in place), nor `--remove-source-files`, nor `--delete`: they
+    trust copies of files, not checkpoints.
+    """
+    options = ("--times", "--no-implied-dirs", f"--partial-dir={PARTIAL}", "--from0", "--files-from=-", *COMMON_OPTIONS)
+    return (
+        "rsync",
+        *options,
+        "-e",
+        transport.rsh,
+        "--",
+        f"{transport.host.alias}:{folder}/",
+        f"{arriving.absolute()}/",
+    )
+
+
+def prepare(arriving: Path, checkpoint: RemoteCheckpoint) -> bool:
+    """Make ready to receive, keeping what an interrupted transfer of this very checkpoint left. Whether it left any."""
+    manifest = arriving / FILE_NAME
+    if arriving.is_dir() and not (manifest.is_file() and manifest.read_bytes() == checkpoint.manifest_text.encode()):
+        # rsync believes a file of the same size and time: what belongs to another manifest must not look arrived.
+        shutil.rmtree(arriving)
+    arriving.mkdir(parents=True, exist_ok=True)
+    manifest.write_bytes(checkpoint.manifest_text.encode())
+    for name in checkpoint.manifest.files:
+        _salvage(arriving / name)
+    return any(path != manifest for path in arriving.rglob("*"))
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _salvage(path: Path) -> None:
+    """Let rsync go on from its own temporary file: killed by SIGKILL, it could not put it aside itself."""
+    if not path.parent.is_dir():
+        return
+    for left in path.parent.iterdir():
+        if left.name.startswith(f".{path.name}.") and len(left.name) == len(path.name) + 8 and not left.is_symlink():
+            partial = path.parent / PARTIAL / path.name
+            partial.parent.mkdir(exist_ok=True)
+            if not partial.exists() or partial.stat().st_size < left.stat().st_size:
+                left.replace(partial)
+            else:
+                left.unlink()

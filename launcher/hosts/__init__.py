@@ -1,0 +1,1 @@
+"""A machine from opening to its proven end."""

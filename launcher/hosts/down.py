@@ -1,0 +1,106 @@
+"""`gptops down` for one host: save what is to be saved, refuse what would be lost, end it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow
+from launcher.clock import Clock
+from launcher.errors import Unreachable
+from launcher.hosts.closing import end_instance
+from launcher.hosts.last_look import require_nothing_lost, stop_all
+from launcher.lock import hold
+from launcher.paths import StatePaths
+from launcher.providers.base import Provider, Status
+from launcher.providers.by_name import open_provider
+from launcher.remote.ssh import SshTransport, host_of
+from launcher.remote.transport import Transport
+from launcher.running.watch import Talk, connection_to, look_once, watching
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A host that is no more."""
+
+    row: InstanceRow
+    was_there: bool
+    """False where it had been ended elsewhere, or had never come to be."""
+
+    @property
+    def hours(self) -> float:
+        assert self.row.closed_at is not None
+        return max(0.0, self.row.closed_at - self.row.created_at) / 3600
+
+    @property
+    def cost(self) -> float:
+        """US dollars, as far as we know the price."""
+        return self.hours * self.row.price_per_hour
+
+
+@dataclass(frozen=True)
+class Downer:
+    """Ends hosts. `discard` loses what is not at home; `sync_first` brings it home before."""
+
+    ledger: Ledger
+    state: StatePaths
+    clock: Clock
+    talk: Talk
+    sync_first: bool = False
+    discard: bool = False
+
+    def end(self, row: InstanceRow) -> Ended:
+        """End one host. Raises NotVerified where something would be lost, Unreachable where that cannot be known."""
+        what = f"gptops down {row.name}"
+        with (
+            hold(self.state.host_lock(row.name), what, self.clock),
+            hold(self.state.start_lock(row.name), what, self.clock),
+        ):
+            row = self.ledger.instance(row.label)
+            provider = open_provider(row.provider, self.state)
+            there = bool(provider.labelled(row.label))
+            if there and row.state is InstanceState.OPEN and not self.discard:
+                self._save(row, provider)
+            if not there and row.state is InstanceState.OPEN:
+                self.talk.notice(f"`{row.name}` was gone already: `{row.provider}` knows nothing of it")
+            return Ended(end_instance(row, provider, self.ledger, self.state, self.clock), there)
+
+    def _save(self, row: InstanceRow, provider: Provider) -> None:
+        if not self.ledger.runs(instance_label=row.label):
+            return
+        transport = self._transport(row, provider)
+        try:
+            if self.sync_first:
+                stop_all(row, self.ledger, transport, self.talk.notice)
+                self._sync(row)
+            require_nothing_lost(row, self.ledger, transport)
+        except Unreachable as error:
+            raise self._unknown(row, f"{error.what}: {error.why}") from error
+        finally:
+            transport.close()
+
+    def _transport(self, row: InstanceRow, provider: Provider) -> SshTransport:
+        assert row.instance_id is not None
+        instance = provider.get(row.instance_id)
+        if instance is None or instance.status in (Status.STOPPED, Status.FAILED):
+            raise self._unknown(row, f"`{row.provider}` says: {instance.status.value if instance else 'gone'}")
+        return SshTransport(host_of(row, instance, self.state), self.clock, control_sockets=self.state.control_sockets)
+
+    def _unknown(self, row: InstanceRow, why: str) -> Unreachable:
+        return Unreachable(
+            f"`{row.name}` was not ended: what lies there alone cannot be known",
+            why=why,
+            hint=f"try again, or end it with everything on it: gptops down {row.name} --discard",
+        )
+
+    def _sync(self, row: InstanceRow) -> None:
+        for run in self.ledger.runs(instance_label=row.label):
+            self._sync_run(run, f"gptops down {row.name} --sync-first")
+
+    def _sync_run(self, run: RunRow, what: str) -> None:
+        def connect() -> Transport:
+            return connection_to(run, self.ledger, self.state, self.clock)
+
+        with watching(run, self.ledger, state=self.state, clock=self.clock, talk=self.talk, what=what) as watched:
+            last = look_once(watched, connect)
+        for problem in last.synced.problems:
+            raise problem.error

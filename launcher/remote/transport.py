@@ -1,0 +1,69 @@
+"""What can be done on a host: the contract, and the results it gives.
+
+Short commands with an answer go through `run`; everything long (rsync, log
+follow, an interactive shell) is an OpenSSH command line made from `ssh_argv` and
+`rsh`. `launcher.remote.ssh` has the real one.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from launcher.remote.host import Host
+from launcher.remote.rsync import OnProgress, RsyncOutcome
+
+
+@dataclass(frozen=True)
+class Command:
+    """What would be typed: argv, quoted once at the edge, and what is fed to stdin (never a secret in argv)."""
+
+    argv: tuple[str, ...]
+    stdin: bytes = b""
+
+    def __str__(self) -> str:
+        return shlex.join(self.argv)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came back from a command that ran; its exit code is not judged here."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Transport(Protocol):
+    """A connection to one host. Opened lazily, reused, closed by `close`."""
+
+    @property
+    def host(self) -> Host:
+        """The host it talks to."""
+        ...
+
+    @property
+    def rsh(self) -> str:
+        """The value of rsync's `-e`; the host is then called `host.alias`."""
+        ...
+
+    def run(self, command: Command, *, timeout_seconds: float = 60.0) -> Result:
+        """Run to its end in the remote home. Raises Unreachable when no answer came in time, HostRefused on keys."""
+        ...
+
+    def ssh_argv(self, command: Command | None = None, *, tty: bool = False) -> list[str]:
+        """The OpenSSH client's command line for something long, sharing one master connection."""
+        ...
+
+    def push(
+        self, files: Sequence[str], source: Path, target: PurePosixPath, *, on_progress: OnProgress | None = None
+    ) -> RsyncOutcome:
+        """Copy `files` (relative to `source`, any bytes in their names) into the remote folder `target`, by rsync."""
+        ...
+
+    def close(self) -> None:
+        """End the connection and its master. Safe to call twice."""
+        ...

@@ -1,0 +1,220 @@
+"""Carry out a LaunchPlan: code and environment to the host, then the run, which is there whole or not at all.
+
+    upload ─▶ setup.sh ─▶ ledger: preparing ─▶ prepare beside ─▶ rename and start ─▶ ledger: running
+
+A `gptops` that is killed between two of these leaves either a run that goes on
+and that `gptops logs` finds, or files that nobody sees; the next `train` on that
+host clears them up.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.books.audit import audit
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
+from launcher.checkpoints.pull import Progress
+from launcher.clock import Clock
+from launcher.commands import runs as commands
+from launcher.crash import crashpoint
+from launcher.errors import HostUnfit, LocalFault, NotFound, Unreachable
+from launcher.hosts.setup import run_setup
+from launcher.lock import hold
+from launcher.paths import RemoteRun, StatePaths
+from launcher.remote.backoff import Backoff
+from launcher.remote.transport import Command, Transport
+from launcher.running.launch_plan import LaunchPlan
+from launcher.running.status import Phase, RunStatus, read_status, status_of
+from launcher.running.upload import upload
+from launcher.sizes import size_text
+
+_CONFIG = "train.yaml"
+_START_TRIES = 4
+_PREPARE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Means:
+    """What carrying out needs besides the plan."""
+
+    transport: Transport
+    ledger: Ledger
+    state: StatePaths
+    clock: Clock
+    say: Callable[[str], None]
+    """Told each step, in one line."""
+    progress: Progress
+
+
+def launch(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
+    """Bring everything to the host and start the run. When this returns, the run goes on whatever happens here."""
+    _upload(plan, means)
+    crashpoint("train:uploaded")
+    if plan.skip_setup:
+        _say_what_is_there(plan, means)
+    else:
+        run_setup(means.transport, plan.setup, gpus=plan.job.resources.gpus, say=means.say)
+    crashpoint("train:set_up")
+    return start_run(plan, host, means)
+
+
+def _upload(plan: LaunchPlan, means: Means) -> None:
+    name = means.transport.host.name
+    with means.progress(f"uploading to {name}", plan.code.total_bytes) as update:
+        done = upload(means.transport, plan.project, plan.code, means.clock, update)
+    means.say(f"uploaded {done.files:,} files ({size_text(done.bytes)}, {done.seconds:.1f} s) to `{name}`")
+
+
+def _say_what_is_there(plan: LaunchPlan, means: Means) -> None:
+    venv = plan.setup.venv
+    if means.transport.run(Command(("test", "-x", str(venv / "bin" / "python")))).exit_code == 0:
+        means.say(f"setup skipped; using what an earlier one made in {venv}")
+    else:
+        means.say("setup skipped and never done for this job; using the host's own python")
+
+
+def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
+    """Record the intent, make the run beside its place, let it be found and start it, record the result."""
+    with hold(means.state.start_lock(host.name), f"starts {plan.run_id} on {host.name}", means.clock):
+        _require_open(host, means.ledger)
+        clear_up(host, means)
+        row = _intended(plan, host, means)
+        crashpoint("train:intended")
+        try:
+            _prepare(plan, means)
+        except HostUnfit:
+            resolve(row, RunStatus(Phase.ABSENT), means.transport, means.ledger)
+            raise
+        crashpoint("train:prepared")
+        status = _start(plan.remote, means)
+        crashpoint("train:started")
+        audit(means.state.audit_log, means.clock, "started", run=plan.run_id, host=host.name)
+        return mark(means.ledger, row, status)
+
+
+def _require_open(host: InstanceRow, ledger: Ledger) -> None:
+    """`gptops down` holds the same lock: whoever comes after it must not begin on what is gone."""
+    if ledger.instance(host.label).state is not InstanceState.OPEN:
+        raise NotFound(f"`{host.name}` was closed meanwhile", why="`gptops down` ended it", hint="gptops ps")
+
+
+def clear_up(host: InstanceRow, means: Means) -> None:
+    """Find out what became of runs whose `train` was killed: running ones are recorded, the others forgotten.
+
+    Only called under the lock of the host's starts, so none of them is still being prepared.
+    """
+    for row in means.ledger.runs(instance_label=host.label):
+        if row.state is RunState.ENDED:
+            continue
+        status = read_status(means.transport, RemoteRun(row.run_id))
+        if status.alive:
+            means.say(f"note: `{row.run_id}` is running on `{host.name}` too; both share the machine")
+        if row.state is RunState.PREPARING:
+            resolve(row, status, means.transport, means.ledger)
+        elif status.is_over:
+            mark(means.ledger, row, status)
+
+
+def resolve(row: RunRow, status: RunStatus, transport: Transport, ledger: Ledger) -> RunRow:
+    """Record what the host says of a run that was being prepared. One that never started is forgotten on both sides."""
+    if status.phase is Phase.ABSENT:
+        transport.run(commands.discard_prepared(RemoteRun(row.run_id)))
+        _forget_at_home(row)
+    return mark(ledger, row, status)
+
+
+def mark(ledger: Ledger, row: RunRow, status: RunStatus) -> RunRow:
+    """Bring the ledger up to what the host says."""
+    if status.is_over:
+        return ledger.mark_run(row.run_id, RunState.ENDED, exit_code=status.exit_code)
+    return ledger.mark_run(row.run_id, RunState.RUNNING)
+
+
+def _intended(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
+    row = RunRow(
+        run_id=plan.run_id,
+        job=plan.job_name,
+        host_name=host.name,
+        instance_label=host.label,
+        project_root=str(plan.project.root),
+        local_root=str(plan.local.root),
+        created_at=means.clock.now(),
+        state=RunState.PREPARING,
+        exit_code=None,
+        delete_remote=plan.job.sync.delete_remote,
+        keep_remote=plan.job.sync.keep_remote,
+    )
+    means.ledger.add_run(row)
+    audit(means.state.audit_log, means.clock, "start", run=plan.run_id, host=host.name)
+    _make_home(plan)
+    return row
+
+
+def _make_home(plan: LaunchPlan) -> None:
+    """`runs/<run_id>/` with the configuration; git is told to leave `runs/` alone, by a file in it."""
+    root = plan.local.root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        ignore = root.parent / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+        (root / _CONFIG).write_text(plan.train_yaml, encoding="utf-8")
+    except OSError as error:
+        raise LocalFault(
+            f"cannot write `{root}`",
+            why=error.strerror or str(error),
+            hint=shlex.join(["ls", "-ld", str(plan.project.root)]),
+        ) from error
+
+
+def _forget_at_home(row: RunRow) -> None:
+    """Remove the folder of a run that never started, provided that nothing but our own file is in it."""
+    root = Path(row.local_root)
+    if root.is_dir() and os.listdir(root) == [_CONFIG]:
+        (root / _CONFIG).unlink()
+        root.rmdir()
+
+
+def _prepare(plan: LaunchPlan, means: Means) -> None:
+    command = commands.prepare_run(plan.remote, plan.upload_target, plan.files())
+    result = means.transport.run(command, timeout_seconds=_PREPARE_SECONDS)
+    if result.exit_code != 0:
+        name = means.transport.host.name
+        raise HostUnfit(
+            f"could not make the run's folder on `{name}`",
+            why=result.stderr.strip() or f"the command ended with code {result.exit_code}",
+            hint=f"gptops ssh {name} -- df -h .",
+        )
+
+
+def _start(run: RemoteRun, means: Means) -> RunStatus:
+    """Start the run. An answer that got lost is asked for again: to start twice what is started does nothing."""
+    backoff = Backoff(first_seconds=1.0)
+    for tries_left in reversed(range(_START_TRIES)):
+        try:
+            result = means.transport.run(commands.start_run(run))
+            break
+        except Unreachable as error:
+            if not tries_left:
+                raise _unsure(run, error) from error
+            means.clock.sleep(backoff.after_failure())
+        except KeyboardInterrupt:
+            means.say(f"`{run.run_id}` may have begun already: `gptops logs {run.run_id}` says")
+            raise
+    if result.exit_code != 0:
+        name = means.transport.host.name
+        why = result.stderr.strip() or f"run.sh ended with code {result.exit_code}"
+        raise HostUnfit(f"`{name}` could not start the run", why=why, hint=f"gptops ssh {name}")
+    return status_of(result, means.transport.host.name)
+
+
+def _unsure(run: RemoteRun, error: Unreachable) -> Unreachable:
+    return Unreachable(
+        f"lost the host while it was told to start `{run.run_id}`",
+        why=f"{error.what}; the run may or may not have begun",
+        hint=f"gptops logs {run.run_id} -f   # says which, as soon as the host answers",
+    )

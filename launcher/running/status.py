@@ -1,0 +1,136 @@
+"""What a run does, as its host tells it: one command, and an answer for everything that can come back.
+
+The host's `status/` files are the truth about what runs; run.sh reads them and
+looks at the processes themselves. Whatever the answer's text, it becomes a
+RunStatus; only a host that does not answer is an error.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launcher.commands import runs as commands
+from launcher.errors import HostUnfit
+from launcher.paths import RemoteRun
+from launcher.remote.transport import Result, Transport
+
+STOPPED = 75
+"""The trainer's exit code after SIGTERM and a saved checkpoint (trainer.errors.ExitCode.STOPPED)."""
+_ENDED_BY_SIGNAL = frozenset({128 + 9, 128 + 15})
+_TIMEOUT_SECONDS = 30.0
+
+
+class Phase(str, enum.Enum):
+    """Where a run stands."""
+
+    ABSENT = "absent"
+    """The host has no such run: it was never started there, or was removed."""
+    STARTING = "starting"
+    RUNNING = "running"
+    ENDED = "ended"
+    LOST = "lost"
+    """Nothing of it lives and nothing says how it ended: the machine restarted, or everything was killed."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One moment of a run. What is not known is None."""
+
+    phase: Phase
+    alive: bool = False
+    """A process of the run, or what looks after it, is there; checked, not remembered."""
+    exit_code: int | None = None
+    """Of the training; the first failure's where there are several processes."""
+    stop_requested: bool = False
+    processes: int = 0
+    """Living processes, the starter's included."""
+    attempt: int = 0
+    """How often it was started."""
+    started_at: int | None = None
+    ended_at: int | None = None
+    heartbeat_age_seconds: int | None = None
+    """By the host's own clock."""
+    log_bytes: int = 0
+    step: int | None = None
+    """The newest step in metrics.jsonl."""
+    checkpoint_step: int | None = None
+    """The newest whole checkpoint on the host."""
+
+    @property
+    def is_over(self) -> bool:
+        """No more log and no more checkpoints will come of it."""
+        return self.phase in (Phase.ENDED, Phase.LOST, Phase.ABSENT)
+
+    @property
+    def has_succeeded(self) -> bool:
+        return self.phase is Phase.ENDED and self.exit_code == 0
+
+    @property
+    def was_stopped(self) -> bool:
+        """It ended because it was asked to, whether it had something to save yet or not."""
+        if self.phase is not Phase.ENDED:
+            return False
+        return self.exit_code == STOPPED or (self.stop_requested and self.exit_code in _ENDED_BY_SIGNAL)
+
+
+def read_status(transport: Transport, run: RemoteRun) -> RunStatus:
+    """What the host says now. Raises Unreachable or HostRefused where it says nothing."""
+    result = transport.run(commands.read_status(run), timeout_seconds=_TIMEOUT_SECONDS)
+    return status_of(result, transport.host.name)
+
+
+def status_of(result: Result, host_name: str) -> RunStatus:
+    """The answer of `run.sh` in whatever state the run is. Raises HostUnfit where the script could not answer."""
+    facts = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+    if facts.get("end") == "yes":
+        return parse_status(facts)
+    if _has_no_run(result):
+        return RunStatus(Phase.ABSENT)
+    last_words = result.stderr.strip().splitlines()
+    raise HostUnfit(
+        f"`{host_name}` cannot tell how the run is",
+        why=last_words[-1] if last_words else f"run.sh ended with code {result.exit_code} and said nothing",
+        hint=f"gptops ssh {host_name} -- df -h .",
+    )
+
+
+def parse_status(facts: Mapping[str, str]) -> RunStatus:
+    """The facts as a RunStatus. Total: what is missing or garbled is unknown."""
+    alive = facts.get("alive") == "yes"
+    attempt = _number(facts, "attempt") or 0
+    return RunStatus(
+        phase=_phase(facts.get("phase", ""), alive, attempt),
+        alive=alive,
+        exit_code=_number(facts, "exit_code"),
+        stop_requested=_number(facts, "stop_requested") is not None,
+        processes=_number(facts, "processes") or 0,
+        attempt=attempt,
+        started_at=_number(facts, "started_at"),
+        ended_at=_number(facts, "ended_at"),
+        heartbeat_age_seconds=_number(facts, "heartbeat_age"),
+        log_bytes=_number(facts, "log_bytes") or 0,
+        step=_number(facts, "step"),
+        checkpoint_step=_number(facts, "checkpoint"),
+    )
+
+
+def _phase(written: str, alive: bool, attempt: int) -> Phase:
+    if written == Phase.ENDED.value:
+        return Phase.ENDED
+    if alive:
+        return Phase.RUNNING if written == Phase.RUNNING.value else Phase.STARTING
+    return Phase.LOST if attempt else Phase.ABSENT
+
+
+def _number(facts: Mapping[str, str], name: str) -> int | None:
+    text = facts.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _has_no_run(result: Result) -> bool:
+    """`sh` found no run.sh (dash answers 2, bash 127), or run.sh no run.env."""
+    if result.exit_code == 69:
+        return "there is no run.env" in result.stderr
+    return result.exit_code in (2, 127) and "run.sh" in result.stderr

@@ -1,0 +1,254 @@
+"""One look at a run, and looking again until it has ended and everything is home.
+
+`tick` is a single pass: status, log, metrics, checkpoints, budget. `watch_until_home`
+makes one after the other, over every loss of the network, until there is nothing left
+to bring home. Who may delete what is sync.py's; this module decides when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.books.ledger import InstanceState, Ledger, RunRow, RunState
+from launcher.checkpoints.pull import Progress, Pulled, Puller
+from launcher.checkpoints.remote_checkpoints import Listing
+from launcher.checkpoints.sync import Policy, Problem, Sync, SyncPass, sync_once
+from launcher.clock import Clock
+from launcher.errors import GptopsError, NotFound, NotVerified, Unreachable
+from launcher.lock import hold
+from launcher.paths import LocalRun, RemoteRun, StatePaths
+from launcher.providers.base import Status
+from launcher.remote.backoff import Backoff
+from launcher.remote.reach import instance_of
+from launcher.remote.ssh import SshTransport, host_of
+from launcher.remote.transport import Transport
+from launcher.running.logs import pull_log
+from launcher.running.metrics_copy import pull_metrics
+from launcher.running.status import Phase, RunStatus, read_status
+from launcher.running.stop import stop_run
+from trainer.manifest import step_name
+
+TRANSFERS_OF_A_BAD_CHECKPOINT = 2
+"""Damage on the way may be chance once."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What the user is told meanwhile."""
+
+    progress: Progress
+    on_pulled: Callable[[Pulled], None]
+    notice: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One run, and what may be done for it. Made by `watching`, which holds the run's lock."""
+
+    run: RunRow
+    ledger: Ledger
+    policy: Policy
+    clock: Clock
+    talk: Talk
+    lock: int
+    max_hours: float | None = None
+    """budget.max_hours of the job: after that the run is stopped, with time to save."""
+
+    @property
+    def local(self) -> LocalRun:
+        return LocalRun(Path(self.run.local_root))
+
+    @property
+    def remote(self) -> RemoteRun:
+        return RemoteRun(self.run.run_id)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one look found."""
+
+    status: RunStatus
+    synced: SyncPass
+    over_budget: bool = False
+
+    @property
+    def is_home(self) -> bool:
+        """Every whole checkpoint that the host has is verified at home."""
+        return not self.synced.missing
+
+
+@contextmanager
+def watching(
+    run: RunRow,
+    ledger: Ledger,
+    *,
+    state: StatePaths,
+    clock: Clock,
+    talk: Talk,
+    what: str,
+    policy: Policy | None = None,
+    max_hours: float | None = None,
+) -> Iterator[Watched]:
+    """The only one that works on this run, for the time of the block. Raises Busy naming the other."""
+    with hold(state.locks / f"{run.run_id}.lock", what, clock) as lock:
+        policy = policy or Policy(run.delete_remote, run.keep_remote)
+        yield Watched(run, ledger, policy, clock, talk, lock, max_hours)
+
+
+def connection_to(run: RunRow, ledger: Ledger, state: StatePaths, clock: Clock) -> Transport:
+    """A transport to where the run's host is now. Raises NotFound where it was closed, stopped, or is gone."""
+    row = ledger.instance(run.instance_label)
+    if row.state in (InstanceState.CLOSED, InstanceState.CLOSING):
+        raise NotFound(f"`{row.name}` was closed", why="`gptops down` ended it", hint="gptops ps")
+    instance = instance_of(row, state)
+    if instance.status in (Status.STOPPED, Status.FAILED):
+        why = f"`{row.provider}` says: {instance.detail or instance.status.value}"
+        raise NotFound(
+            f"`{row.name}` is {instance.status.value} and will not run by itself again", why=why, hint="gptops ps"
+        )
+    return SshTransport(host_of(row, instance, state), clock, control_sockets=state.control_sockets)
+
+
+def tick(watched: Watched, transport: Transport, known_bad: frozenset[str] = frozenset()) -> Tick:
+    """Look once. The status comes first: what is on the host after the end was seen is all there will ever be."""
+    status = read_status(transport, watched.remote)
+    if status.phase is not Phase.ABSENT:
+        pull_log(transport, watched.remote, watched.local, watched.talk.notice)
+        pull_metrics(transport, watched.remote, watched.local)
+    puller = Puller(
+        transport, watched.remote.checkpoints, watched.local, watched.clock, watched.talk.progress, watched.lock
+    )
+    sync = Sync(watched.run.run_id, puller, watched.ledger, watched.policy, watched.talk.on_pulled)
+    # A run that is lost may be started again where it was: only an end that is written down frees the newest ones.
+    synced = sync_once(sync, has_ended=status.phase is Phase.ENDED, known_bad=known_bad)
+    if status.phase is Phase.ENDED:
+        watched.ledger.mark_run(watched.run.run_id, RunState.ENDED, exit_code=status.exit_code)
+    return Tick(status, synced, over_budget=_enforce_budget(watched, transport, status))
+
+
+def look_once(watched: Watched, connect: Callable[[], Transport]) -> Tick:
+    """A single look. Raises Unreachable or NotFound where the host does not answer."""
+    transport = connect()
+    try:
+        return _Watching(watched, connect).look(transport)
+    finally:
+        transport.close()
+
+
+def watch_until_home(watched: Watched, connect: Callable[[], Transport], every_seconds: float) -> Tick:
+    """Look until the run has ended and everything is home; returns the last look.
+
+    `connect` asks the provider where the host is now, and raises NotFound when it is gone. Raises NotVerified where
+    a checkpoint cannot be brought home, NotFound where the host or the run on it is gone before the end.
+    """
+    return _Watching(watched, connect).until_the_end(every_seconds)
+
+
+@dataclass
+class _Watching:
+    """What is remembered from one look to the next."""
+
+    watched: Watched
+    connect: Callable[[], Transport]
+    backoff: Backoff = field(default_factory=Backoff)
+    seen: Listing = field(default_factory=Listing)
+    """The host's checkpoints when it last answered."""
+    told: set[str] = field(default_factory=set)
+    failures: dict[str, int] = field(default_factory=dict)
+    """Transfers that did not verify, by the manifest's hash."""
+
+    def until_the_end(self, every_seconds: float) -> Tick:
+        transport: Transport | None = None
+        try:
+            while True:
+                try:
+                    transport = transport or self._connect()
+                    last = self.look(transport)
+                except Unreachable as error:
+                    if transport is not None:
+                        transport.close()
+                        transport = None
+                    self._wait_for_the_host(error)
+                    continue
+                if self._is_the_end(last):
+                    return last
+                self.watched.clock.sleep(every_seconds)
+        finally:
+            if transport is not None:
+                transport.close()
+
+    def look(self, transport: Transport) -> Tick:
+        bad = frozenset(sha for sha, count in self.failures.items() if count >= TRANSFERS_OF_A_BAD_CHECKPOINT)
+        last = tick(self.watched, transport, bad)
+        if self.backoff.failures:
+            self._tell(f"`{transport.host.name}` answers again", again=True)
+        self.backoff.after_success()
+        self.seen = last.synced.listing
+        for broken in last.synced.broken:
+            self._tell(f"skipped `{broken.name}` on the host: {broken.why}")
+        for problem in last.synced.problems:
+            self._remember(problem)
+        if last.over_budget:
+            self._tell(f"stopped the run: it has used its {self.watched.max_hours:g} hours")
+        return last
+
+    def _is_the_end(self, last: Tick) -> bool:
+        state = self.watched.ledger.run(self.watched.run.run_id).state
+        if last.status.phase is Phase.ABSENT and state is RunState.PREPARING:
+            return False
+        if last.status.phase is Phase.ABSENT and state is RunState.RUNNING:
+            raise self._gone(
+                "the run is not on the host any more", "its folder was removed, or the host was set up anew"
+            )
+        if not last.status.is_over or last.over_budget:
+            return False
+        if last.synced.problems:
+            retry = any(self.failures.get(p.checkpoint.manifest_sha256) == 1 for p in last.synced.problems)
+            if not retry:
+                raise last.synced.problems[0].error
+            return False
+        return True
+
+    def _remember(self, problem: Problem) -> None:
+        sha = problem.checkpoint.manifest_sha256
+        self.failures[sha] = self.failures.get(sha, 0) + 1
+        self._tell(f"{problem.error.what}: {problem.error.why}")
+
+    def _wait_for_the_host(self, error: Unreachable) -> None:
+        """Say so, and wait longer each time."""
+        pause = self.backoff.after_failure()
+        self._tell(f"{error.what} ({error.why}); trying again in {pause:g} s", again=True)
+        self.watched.clock.sleep(pause)
+
+    def _connect(self) -> Transport:
+        try:
+            return self.connect()
+        except NotFound as error:
+            raise self._gone(error.what, error.why) from error
+
+    def _gone(self, what: str, why: str) -> GptopsError:
+        """The end of a host, and what went with it as far as is known."""
+        home = {row.step for row in self.watched.ledger.checkpoints(self.watched.run.run_id)}
+        missing = [checkpoint.name for checkpoint in self.seen.whole if checkpoint.step not in home]
+        newest = f"the newest at home is `{step_name(max(home))}`" if home else "no checkpoint is at home"
+        if missing:
+            return NotVerified(what, why=f"{why}; not at home: {', '.join(missing)}; {newest}", hint="gptops ps")
+        return NotFound(what, why=f"{why}; {newest}, and nothing newer was seen there", hint="gptops ps")
+
+    def _tell(self, text: str, *, again: bool = False) -> None:
+        if again or text not in self.told:
+            self.told.add(text)
+            self.watched.talk.notice(text)
+
+
+def _enforce_budget(watched: Watched, transport: Transport, status: RunStatus) -> bool:
+    """Stop a living run whose hours are used up. What it saves then comes home with the next look."""
+    if watched.max_hours is None or not status.alive:
+        return False
+    if watched.clock.now() - watched.run.created_at < watched.max_hours * 3600:
+        return False
+    stop_run(transport, watched.remote)
+    return True

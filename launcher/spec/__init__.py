@@ -1,0 +1,1 @@
+"""What the user wrote: jobs.yaml as values that can be trusted."""

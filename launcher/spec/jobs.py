@@ -1,0 +1,234 @@
+"""jobs.yaml, typed: what the user wrote, as JobSpecs that can be trusted.
+
+The annotated example at the root of the repository is the documentation of this
+format; `gptops schema` prints it for editors. Reading the file is
+launcher.spec.jobs_file; nothing here touches a disk or a host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    WithJsonSchema,
+    model_validator,
+)
+
+from launcher.errors import JobsError
+from trainer.config import ACCEPTED_STAGES, Model, Strings
+
+Stage = Literal["pretrain", "sft", "dpo", "orpo", "ppo", "grpo", "rgpo"]
+ProviderName = Literal["local", "ssh", "vast", "runpod", "lambda_cloud"]
+
+ACCEPTED_PROVIDERS = ("local", "ssh")
+"""The providers this version can open a machine with."""
+
+_SHORTEST_PAID_RUN_HOURS = 0.1
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|KEY|SECRET|PASS|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+
+
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError("is not a variable name: letters, digits and `_`, not starting with a digit")
+    if name.startswith("GPTOPS_"):
+        raise ValueError("is gptops' own: names that start with GPTOPS_ are taken")
+    if _SECRET_NAME.search(name):  # and the value is not repeated
+        raise ValueError(f"looks like a secret: write `secrets: [{name}]` and export {name} in your shell instead")
+    return name
+
+
+def _variable_value(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        raise ValueError(f"`{shown}` is neither text nor a number; quote it to make it text")
+    if "\0" in str(value):
+        raise ValueError("holds a NUL character, which no environment can")
+    return str(value)
+
+
+def _secret_names(value: Any) -> Any:
+    """A list of names; the message never repeats an entry that may be a value."""
+    names_only = "give names only; each value is taken from your own environment when the run starts"
+    if isinstance(value, Mapping):
+        raise ValueError(f"has values: {names_only}: [{', '.join(str(name) for name in value)}]")
+    if isinstance(value, (list, tuple)):
+        for position, name in enumerate(value, start=1):
+            if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+                raise ValueError(f"entry {position} is not the name of a variable: {names_only}")
+    return value
+
+
+def _train_form(value: Any) -> Any:
+    if not isinstance(value, (str, Mapping)):
+        raise ValueError(f"`{value}` is neither a mapping nor the path of a YAML file")
+    return value
+
+
+VariableValue = Annotated[str, BeforeValidator(_variable_value), WithJsonSchema({"type": ["string", "number"]})]
+Environment = dict[Annotated[str, AfterValidator(_variable)], VariableValue]
+SecretNames = Annotated[Strings, BeforeValidator(_secret_names)]
+Train = Annotated[Any, BeforeValidator(_train_form), WithJsonSchema({"type": ["object", "string"]})]
+
+
+class Resources(Model):
+    """The machine a job wants."""
+
+    gpus: NonNegativeInt = 0
+    """GPUs on each node; 0 trains on the CPU."""
+    gpu_names: Strings = ()
+    """Any of these models, as `nvidia-smi` spells them in part: [H100, A100]. Empty: any."""
+    nodes: PositiveInt = 1
+    """Machines."""
+    disk_gib: PositiveInt = 20
+    """Free disk the run needs."""
+    max_price_per_hour: PositiveFloat | None = None
+    """US dollars an hour for the whole machine; none: no limit."""
+    min_reliability: float = Field(0.95, ge=0.0, le=1.0)
+    """The provider's own figure for hosts on a market."""
+    spot: bool = False
+    """Take an interruptible machine."""
+
+
+class SyncPolicy(Model):
+    """How checkpoints come home."""
+
+    every_seconds: PositiveInt = 60
+    """Pause between two looks at the remote checkpoint folder."""
+    delete_remote: bool = True
+    """Delete a checkpoint on the host once it is verified at home."""
+    keep_remote: int = Field(2, ge=2)
+    """Newest checkpoints never deleted on the host while the run lives. At least 2."""
+
+
+class Budget(Model):
+    """Limits of one run in all."""
+
+    max_hours: PositiveFloat | None = None
+    """Hours from the run's start; then it is stopped, with time to save, by `gptops sync --watch`, while that runs."""
+    max_usd: PositiveFloat | None = None
+    """US dollars for the run. This version opens only machines that nobody bills, so nothing enforces it yet."""
+
+
+class SetupSpec(Model):
+    """What the host needs besides the trainer."""
+
+    pip: Strings = ()
+    """Extra packages, as pip writes them: ["wandb==0.31.0"]."""
+    shell: Strings = ()
+    """Extra shell lines, run once after the packages, in the uploaded code."""
+
+
+class HostSpec(Model):
+    """A machine you own, for `provider: ssh`."""
+
+    host: str = Field(min_length=1)
+    """Name or address."""
+    user: str = "root"
+    """Who logs in."""
+    port: int = Field(22, ge=1, le=65535)
+    """Port of its sshd."""
+    identity_file: str | None = None
+    """Your private key for it; none: gptops' own key, shown by `gptops doctor`."""
+    gpus: NonNegativeInt = 0
+    """GPUs it has."""
+    gpu_name: str = ""
+    """Their model, as `nvidia-smi` spells it."""
+
+    @model_validator(mode="after")
+    def _nothing_ssh_would_take_for_an_option(self) -> HostSpec:
+        for name in ("host", "user"):
+            value = getattr(self, name)
+            if not re.fullmatch(r"[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*", value):
+                raise ValueError(f"{name} `{value}` is not the name of a {name}")
+        return self
+
+
+class JobSpec(Model):
+    """One job, resolved: `defaults` and the job's own keys laid over each other."""
+
+    stage: Stage
+    """What is trained: pretrain, sft, dpo, …"""
+    provider: ProviderName = "local"
+    """Who gives the machine."""
+    host: str | None = None
+    """With provider `ssh`: the name of an entry under `hosts`."""
+    resources: Resources = Resources()
+    """The machine."""
+    image: str = Field("pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime", pattern=r"^[^\s-]\S*$")
+    """Container image on clouds that take one. Its torch is reused."""
+    launcher: Literal["torchrun", "accelerate"] = "torchrun"
+    """Who starts the processes."""
+    processes: PositiveInt | None = None
+    """Training processes per node; none: one per GPU, or one on a CPU."""
+    train: Train = Field(default_factory=dict)
+    """The training configuration: inline, or the path of a YAML file, relative to jobs.yaml."""
+    env: Environment = Field(default_factory=dict)
+    """Environment of the run: text or numbers."""
+    secrets: SecretNames = ()
+    """Names of variables of your own environment that the run gets too. Never their values."""
+    sync: SyncPolicy = SyncPolicy()
+    """How checkpoints come home."""
+    budget: Budget = Budget()
+    """When it has cost enough."""
+    on_finish: Literal["destroy", "keep"] = "destroy"
+    """What `gptops run` does with the machine when everything is home."""
+    setup: SetupSpec = SetupSpec()
+    """What the host needs besides the trainer."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> JobSpec:
+        if self.host is not None and self.provider != "ssh":
+            raise ValueError(f"host `{self.host}` goes with `provider: ssh`, not with `{self.provider}`")
+        if both := set(self.env) & set(self.secrets):
+            raise ValueError(f"`{min(both)}` stands in env and in secrets; choose one")
+        on_cpu = self.resources.gpus == 0
+        if on_cpu and self.launcher == "accelerate" and (self.processes or 1) > 1:
+            # accelerate 1.15 starts one process on a CPU, whatever it is told, and says nothing.
+            raise ValueError(
+                f"accelerate would not start {self.processes} processes on a CPU; use `launcher: torchrun`"
+            )
+        self._refuse_a_budget_that_buys_nothing()
+        return self
+
+    def _refuse_a_budget_that_buys_nothing(self) -> None:
+        price, usd = self.resources.max_price_per_hour, self.budget.max_usd
+        if price and usd and usd < price * _SHORTEST_PAID_RUN_HOURS:
+            raise ValueError(
+                f"budget.max_usd {usd:g} buys {usd / price * 60:.1f} minutes at resources.max_price_per_hour {price:g}"
+            )
+
+    @property
+    def processes_per_node(self) -> int:
+        """What `processes` means where it is left out."""
+        return self.processes or self.resources.gpus or 1
+
+    @property
+    def refusals(self) -> tuple[tuple[str, str], ...]:
+        """What this version cannot do yet: key and reason."""
+        found = []
+        if self.stage not in ACCEPTED_STAGES:
+            found.append(("stage", f"`{self.stage}` is not in this version, which has: {', '.join(ACCEPTED_STAGES)}"))
+        if self.provider not in ACCEPTED_PROVIDERS:
+            have = ", ".join(ACCEPTED_PROVIDERS)
+            found.append(("provider", f"`{self.provider}` is not in this version, which has: {have}"))
+        if self.resources.nodes > 1:
+            found.append(
+                ("resources.nodes", f"`{self.resources.nodes}` machines are not in this version, which has: 1")
+            )
+        return tuple(found)
+
+
+def require_supported(job: JobSpec, job_name: str, source: str = "jobs.yaml") -> None:
+    """Raises JobsError where the job is valid but asks for what this version does not have yet."""
+    lines = [f"{source}: jobs.{job_name}.{key}: {reason}" for key, reason in job.refusals]
+    if lines:
+        raise JobsError("\n".join(lines), why="the job is valid, but a later version runs it", hint="gptops check")

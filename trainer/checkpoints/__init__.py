@@ -1,0 +1,1 @@
+"""A checkpoint on disk, and the folder it lies in."""

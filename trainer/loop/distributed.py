@@ -1,0 +1,240 @@
+"""The processes that train together: how many they are, on which device, and what they agree on.
+
+Hugging Face Accelerate chooses the device and forms the group that reduces gradients. Beside it stands a small
+group of our own over gloo, for what the loop has to agree on (units, stop requests, errors): it waits for no GPU,
+and it may wait for hours while one rank prepares a corpus.
+
+A process that was started as one of many and finds itself alone would train N unrelated models into one folder.
+That is refused here, loudly.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from trainer.config import TrainConfig
+from trainer.console import show_error
+from trainer.errors import EngineError, TrainerError
+from trainer.loop.precision import Precision, chosen_precision
+
+T = TypeVar("T")
+_PATIENCE = timedelta(hours=24)
+
+
+class World:
+    """This process among those that train together. Every method that talks to the others must be called by all."""
+
+    def __init__(self, accelerator: Any, precision: Precision) -> None:
+        self.accelerator = accelerator
+        self.precision = precision
+        self.rank: int = accelerator.process_index
+        self.num_processes: int = accelerator.num_processes
+        self.device: torch.device = accelerator.device
+        # The backend that reduces gradients on a CPU is gloo as well, but its timeout is for a peer that hangs.
+        self._control = dist.new_group(backend="gloo", timeout=_PATIENCE) if self.num_processes > 1 else None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module, *, compiled: bool) -> nn.Module:
+        """The model as the loss must call it: autocast, compiled where asked, gradients reduced over the ranks."""
+        policy = torch.compile(model) if compiled else model
+        wrapped: nn.Module = self.accelerator.prepare_model(policy)
+        return wrapped
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Forwards in here compute in the run's precision; the wrapped policy's do anyway."""
+        context: AbstractContextManager[Any] = self.accelerator.autocast()
+        return context
+
+    def no_reduction(self, policy: nn.Module) -> AbstractContextManager[Any]:
+        """Backwards in here only add to this rank's gradients."""
+        if self.num_processes == 1:
+            return nullcontext()
+        context: AbstractContextManager[Any] = self.accelerator.no_sync(policy)
+        return context
+
+    def totals(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the ranks, exact for whole numbers up to 2^53."""
+        if self._control is None:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums, group=self._control)
+        totals: list[float] = sums.tolist()
+        return totals
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on some rank."""
+        return self.totals([float(flag)])[0] > 0
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, in order of rank, on every rank."""
+        if self._control is None:
+            return [value]
+        values: list[T] = [value] * self.num_processes
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def on_first(self, act: Callable[[], T]) -> T:
+        """Rank 0 acts, the others wait and get its result, or its error."""
+        answer = _attempt(act) if self.is_first else (None, None)
+        result, problem = self.gather(answer)[0]
+        self._raise_shared([problem])
+        return result  # type: ignore[return-value]  # without a problem there is a result
+
+    def on_all(self, act: Callable[[], T]) -> T:
+        """Every rank acts; where one fails, all raise its error, so that none waits for a rank that is gone."""
+        result, problem = _attempt(act)
+        self._raise_shared(self.gather(problem))
+        return result  # type: ignore[return-value]
+
+    def first_then_all(self, act: Callable[[], T]) -> T:
+        """Rank 0 acts, then the others do, who find the work done."""
+        if self.is_first:
+            result = self.on_all(act)
+            self.on_all(lambda: None)
+            return result
+        self.on_all(lambda: None)
+        return self.on_all(act)
+
+    def _raise_shared(self, problems: Sequence[TrainerError | None]) -> None:
+        for problem in problems:
+            if problem is not None:
+                problem.on_every_rank = True
+                raise problem
+
+    def tell(self, error: TrainerError) -> None:
+        """Show an error that all ranks have, once, before any of them ends.
+
+        torchrun ends all processes as soon as one has ended; the words and the exit codes would be lost.
+        """
+        if self._control is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if self.is_first:
+                show_error(error)
+            error.told = True
+            dist.barrier(group=self._control)
+
+    def close(self) -> None:
+        """Leave the group; the process may form another one."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        self.accelerator.state._reset_state(reset_partial_state=True)
+
+
+@contextmanager
+def opened_world(train: TrainConfig, environ: Mapping[str, str] = os.environ) -> Iterator[World]:
+    """The world, left in good order. Raises EngineError where the machine or the way of starting is wrong."""
+    world = _open(train, environ)
+    try:
+        _require_size("WORLD_SIZE", "the environment says", environ, world)
+        _require_size("GPTOPS_EXPECTED_PROCESSES", "the run was asked to have", environ, world)
+        yield world
+    except TrainerError as error:
+        if error.on_every_rank:
+            world.tell(error)
+        raise
+    finally:
+        world.close()
+
+
+def _open(train: TrainConfig, environ: Mapping[str, str]) -> World:
+    _require_launcher(environ)
+    uses_cpu = _uses_cpu(train, environ)
+    precision = chosen_precision(train.precision, "cpu" if uses_cpu else "cuda")
+    if not uses_cpu:
+        _require_gpu_for_every_process(environ)
+    return World(_accelerator(uses_cpu, precision, environ), precision)
+
+
+def _attempt(act: Callable[[], T]) -> tuple[T | None, TrainerError | None]:
+    try:
+        return act(), None
+    except TrainerError as error:
+        return None, error
+
+
+def _require_launcher(environ: Mapping[str, str]) -> None:
+    if int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
+        raise _on_every_rank(
+            EngineError(
+                f"Slurm started {environ['SLURM_NTASKS']} tasks that know nothing of each other",
+                why="each would train a model of its own into the same folder: SLURM_NTASKS is set and RANK is not",
+                hint="srun --ntasks-per-node=1 torchrun --nproc-per-node=gpu ... -m trainer pretrain",
+            )
+        )
+
+
+def _uses_cpu(train: TrainConfig, environ: Mapping[str, str]) -> bool:
+    if train.device == "cuda" and not torch.cuda.is_available():
+        raise _on_every_rank(
+            EngineError(
+                "there is no usable GPU",
+                why="`train.device` is `cuda` and torch.cuda.is_available() is false",
+                hint="compare `nvidia-smi` with `python -c 'import torch; print(torch.version.cuda)'`",
+            )
+        )
+    forced = environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes", "on", "y", "t")
+    return train.device == "cpu" or not torch.cuda.is_available() or (train.device == "auto" and forced)
+
+
+def _require_gpu_for_every_process(environ: Mapping[str, str]) -> None:
+    wanted, found = int(environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if wanted > found:
+        raise _on_every_rank(
+            EngineError(
+                f"{wanted} processes were started here for {found} GPUs",
+                why="each process needs a GPU of its own",
+                hint=f"torchrun --nproc-per-node={found} ... (and look at CUDA_VISIBLE_DEVICES)",
+            )
+        )
+
+
+def _accelerator(uses_cpu: bool, precision: Precision, environ: Mapping[str, str]) -> Any:
+    # Late: Accelerate and torch.distributed take seconds, which `--help` and every refusal above should not cost.
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    if uses_cpu and "OMP_NUM_THREADS" not in environ:
+        # Accelerate would count physical cores with psutil, which knows none in some containers, and warn.
+        threads = max(1, (os.cpu_count() or 1) // int(environ.get("LOCAL_WORLD_SIZE", "1")))
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+    # cpu=True is what makes torchrun on a machine without a GPU form a group at all; otherwise every process would
+    # quietly be the only one.
+    return Accelerator(
+        cpu=uses_cpu,
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # or each gradient is there twice
+            # A backend that is named is taken for a group that exists; a lone process has none.
+            *([InitProcessGroupKwargs(backend="gloo")] if uses_cpu and "LOCAL_RANK" in environ else []),
+        ],
+    )
+
+
+def _require_size(variable: str, says: str, environ: Mapping[str, str], world: World) -> None:
+    expected = int(environ.get(variable) or world.num_processes)
+    if expected != world.num_processes:
+        raise _on_every_rank(
+            EngineError(
+                f"{expected} processes should train together, and this one finds {world.num_processes}",
+                why=f"{says} {variable}={expected}; `accelerate launch --cpu` starts one process, whatever it is told",
+                hint=f"torchrun --standalone --nproc-per-node={expected} -m trainer pretrain",
+            )
+        )
+
+
+def _on_every_rank(error: EngineError) -> EngineError:
+    error.on_every_rank = True
+    return error

@@ -1,0 +1,157 @@
+"""One optimizer step: gradients of a global sum divided once, clipped, applied.
+
+Over R ranks DDP leaves the mean of their gradients; each rank's loss is therefore R times its sum over the units of
+*all* ranks and micro-batches. That is exact however ragged the batches are. It knows nothing of logging, of
+checkpoints, or of what the loss means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import EngineError
+from trainer.loop.distributed import World
+from trainer.stages.base import Batch, Stage
+
+_SMALLEST_SCALE = 2.0**-14
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What all micro-batches of a step amount to, the same on every rank. The gradients themselves are in place."""
+
+    loss: float
+    """Mean over the units of all ranks."""
+    grad_norm: float
+    """Before clipping."""
+    tokens: int
+    metrics: dict[str, float]
+    """The stage's own, each a mean over the units."""
+    stop_asked: bool
+    """On some rank."""
+
+
+class Stepper:
+    """Takes optimizer steps with one policy."""
+
+    def __init__(
+        self, policy: nn.Module, optimizer: torch.optim.Optimizer, stage: Stage[Any], world: World, grad_clip: float
+    ) -> None:
+        self._policy, self._optimizer, self._stage, self._world = policy, optimizer, stage, world
+        self._grad_clip = grad_clip
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        # An fp16 gradient below 6e-8 would be zero; the scaler finds the largest factor that does not overflow.
+        self.scaler = torch.amp.GradScaler(world.device.type) if world.precision == "fp16" else None
+
+    def rehearse(self) -> None:
+        """One backward for nothing, after which DDP has its final buckets.
+
+        It lays them out anew after its first backward, and with more than two ranks the layout decides in which order
+        a gradient's parts are added. Without this, the first step after a resume would round differently. What it
+        draws from generators is for the caller to take back.
+        """
+        state = self._stage.state_dict()
+        with _named_failures():
+            self._backward(next(self._stage.batches(self._policy)), 1.0, {})
+        self._stage.load_state_dict(state)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def accumulate(self, batches: Sequence[Batch], *, stop_asked: bool) -> Gradients:
+        """Run every micro-batch of one step forward and backward. `stop_asked` is this rank's, and is agreed on."""
+        with _named_failures():
+            units, tokens = self._world.totals([sum(b.num_units for b in batches), sum(b.num_tokens for b in batches)])
+            assert units > 0, "a step without anything to learn from"
+            sums = self._backward_all(batches, self._world.num_processes / units)
+            norm = self._clip()
+            # The only wait for the GPU in a step.
+            values = torch.stack([norm.double(), *sums.values()]).tolist()
+            totals = self._world.totals([*values[1:], float(stop_asked)])
+        means = {name: total / units for name, total in zip(sums, totals[:-1], strict=True)}
+        return Gradients(
+            loss=means.pop("loss"),
+            grad_norm=values[0],
+            tokens=round(tokens),
+            metrics=means,
+            stop_asked=totals[-1] > 0,
+        )
+
+    def may_apply(self, gradients: Gradients) -> bool:
+        """Whether a step with these would leave the weights finite. A scaler skips what overflows, by itself."""
+        return math.isfinite(gradients.loss) and (self.scaler is not None or math.isfinite(gradients.grad_norm))
+
+    def apply(self, lr: float) -> None:
+        """Update the parameters. With a scaler, gradients that overflowed only lower the scale."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        with _named_failures():
+            if self.scaler is None:
+                self._optimizer.step()
+            else:
+                self._apply_scaled(self.scaler)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _backward_all(self, batches: Sequence[Batch], factor: float) -> dict[str, Tensor]:
+        """Add up the gradients; they are reduced over the ranks once, by the last micro-batch."""
+        sums: dict[str, Tensor] = {}
+        with self._world.no_reduction(self._policy):
+            for batch in batches[:-1]:
+                self._backward(batch, factor, sums)
+        self._backward(batches[-1], factor, sums)
+        return sums
+
+    def _backward(self, batch: Batch, factor: float, sums: dict[str, Tensor]) -> None:
+        output = self._stage.loss(self._policy, batch)
+        loss = output.loss_sum * factor
+        torch.autograd.backward(self.scaler.scale(loss) if self.scaler else loss)
+        for name, value in {"loss": output.loss_sum, **output.metrics}.items():
+            added = value.detach().double()
+            sums[name] = sums[name] + added if name in sums else added
+
+    def _clip(self) -> Tensor:
+        if self.scaler is not None:
+            self.scaler.unscale_(self._optimizer)
+        if self._grad_clip == 0:
+            return torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        return torch.nn.utils.clip_grad_norm_(self._parameters, self._grad_clip)
+
+    def _apply_scaled(self, scaler: torch.amp.GradScaler) -> None:
+        scaler.step(self._optimizer)
+        scaler.update()
+        if scaler.get_scale() < _SMALLEST_SCALE:
+            raise EngineError(
+                "the gradients overflow fp16 whatever they are scaled by",
+                why=f"the loss scale fell to {scaler.get_scale():g}",
+                hint="train in another format: `train.precision=fp32`, or with a lower `optim.lr`",
+            )
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """What a machine or another rank does to us, as an EngineError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EngineError(
+            "the GPU has too little memory for this micro-batch",
+            why=str(error).split(". ")[0],
+            hint="halve it, the global batch stays the same: `train.micro_batch_size=...`",
+        ) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise EngineError(
+                "this machine has too little memory for this micro-batch",
+                why=str(error).splitlines()[0],
+                hint="halve it, the global batch stays the same: `train.micro_batch_size=...`",
+            ) from error
+        if any(
+            words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+        ):
+            raise EngineError("another process of this training is gone", why=str(error).splitlines()[0]) from error
+        raise

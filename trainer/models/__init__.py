@@ -1,0 +1,1 @@
+"""The network, its weights, its loss, and text from it."""

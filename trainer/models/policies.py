@@ -1,0 +1,46 @@
+"""A trained model, read back from its checkpoint to be used rather than trained further."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from trainer import manifest
+from trainer.checkpoints import checkpoint as files
+from trainer.config import ModelConfig, validated
+from trainer.errors import CheckpointError
+from trainer.models.model import GPT
+from trainer.quoting import shown
+from trainer.tokenizer import Tokenizer, load_tokenizer
+
+
+def find_checkpoint(path: Path) -> Path:
+    """`path` itself where it is a checkpoint, else the newest in it or in its `checkpoints/`."""
+    if (path / manifest.FILE_NAME).is_file():
+        return path
+    for folder in (path, files.folder_of(path)):
+        if found := manifest.checkpoints(folder):
+            return found[-1]
+    raise CheckpointError(
+        f"there is no checkpoint at {shown(path)}",
+        why="it is neither a checkpoint (a folder with MANIFEST.json) nor a folder that holds one",
+        hint="ls runs/*/checkpoints",
+    )
+
+
+def open_policy(checkpoint: Path, device: torch.device) -> tuple[GPT, Tokenizer]:
+    """The model and its tokenizer, every byte verified. Raises CheckpointError."""
+    try:
+        manifest.verify(checkpoint)
+    except manifest.BrokenCheckpoint as problem:
+        raise CheckpointError(
+            f"{shown(checkpoint)} is broken", why=str(problem), hint="take the one before it"
+        ) from problem
+    config = files.read_config(checkpoint)
+    source = str(checkpoint / files.CONFIG)
+    model = GPT(
+        validated(ModelConfig, config.get("model") if isinstance(config, dict) else None, source=source, at="model")
+    )
+    files.load_weights(checkpoint, model)
+    return model.to(device).eval(), load_tokenizer(checkpoint / files.TOKENIZER)
