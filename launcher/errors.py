@@ -13,7 +13,14 @@
     ├── Busy                 another gptops holds the lock                              11
     ├── LocalFault           disk, permission or a missing program on this machine      12
     ├── ProviderError        a provider refused, or an end could not be proven          13
-    └── PreflightFailed      `test-remote` found something that would waste money       14
+    │   ├── OfferGone        somebody else took it; the next one may do
+    │   ├── MayHaveCreated   an answer to `create` after which a machine may bill
+    │   ├── RateLimited      asked too often
+    │   └── ProviderDown     no answer, or a gateway's
+    ├── PreflightFailed      `test-remote` found something that would waste money       14
+    ├── OverBudget           it would cost more than was allowed                        15
+    ├── NoOffer              nothing on offer fits                                      16
+    └── KeyRefused           no API key, a wrong one, or one that may not do this       17
 
 Each says what happened, why, and the command to type next, as fields, so that
 the console can lay them out and a test can read each. Anything else that
@@ -43,6 +50,9 @@ class ExitCode(enum.IntEnum):
     LOCAL_FAULT = 12
     PROVIDER = 13
     PREFLIGHT = 14
+    BUDGET = 15
+    NO_OFFER = 16
+    KEY = 17
     STOPPED = 75
     """No error: an attached run was asked to stop, and did. The trainer's own code for it."""
     INTERRUPTED = 130
@@ -136,3 +146,47 @@ class PreflightFailed(GptopsError):
     """`test-remote` found something that would waste money."""
 
     exit_code = ExitCode.PREFLIGHT
+
+
+class OfferGone(ProviderError):
+    """The offer is no longer to be had. Nothing was created; the next one may do."""
+
+
+class MayHaveCreated(ProviderError):
+    """`create` ended in a way after which a machine may exist and bill: a lost answer, or an error that names one."""
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "", instance_id: str | None = None) -> None:
+        super().__init__(what, why=why, hint=hint)
+        self.instance_id = instance_id
+        """The provider's id where the answer told one; else only the label can find it."""
+
+
+class RateLimited(ProviderError):
+    """Asked too often. Nothing was done."""
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "", retry_after_seconds: float | None = None) -> None:
+        super().__init__(what, why=why, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+        """What the provider said; `math.inf` where trying again today is useless; None where it said nothing."""
+
+
+class ProviderDown(ProviderError):
+    """No answer, or a gateway's: the request may or may not have arrived. Reads and `destroy` may be tried again."""
+
+
+class OverBudget(GptopsError):
+    """It would cost more than was allowed."""
+
+    exit_code = ExitCode.BUDGET
+
+
+class NoOffer(GptopsError):
+    """Nothing on offer fits; the text says which condition left out how many."""
+
+    exit_code = ExitCode.NO_OFFER
+
+
+class KeyRefused(GptopsError):
+    """There is no API key, or the provider does not take it, or it may not do this."""
+
+    exit_code = ExitCode.KEY

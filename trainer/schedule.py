@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from trainer.config.run import RunConfig, ScheduleConfig
+from trainer.config.run import RunConfig
+from trainer.config.training import ScheduleConfig
 
 
 def lr_at(step: int, *, peak_lr: float, max_steps: int, schedule: ScheduleConfig) -> float:

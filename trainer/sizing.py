@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.config.model import ModelConfig
 from trainer.config.problems import ConfigError, Problem
-from trainer.config.run import ModelConfig, RunConfig
+from trainer.config.run import RunConfig
 from trainer.gpus import GPUS, Gpu, gpu_named, peak_flops
 
 __all__ = [

@@ -53,6 +53,15 @@ class InstanceRow:
     """`user@host:port` as last seen, for people."""
     created_at: float
     closed_at: float | None
+    machine_id: str = ""
+    """The physical machine, where the market tells."""
+    spot: bool = False
+    disk_per_hour: float = 0.0
+    """The disk's part of the price."""
+    upload_usd_per_gb: float = 0.0
+    download_usd_per_gb: float = 0.0
+    deadline: float | None = None
+    """When the machine ends itself, whatever happens to this one; None: nothing on it would."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class RunRow:
     delete_remote: bool
     """What `sync` does unless told otherwise."""
     keep_remote: int
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,7 @@ class Ledger(LedgerFile):
 
 
 def _instance(values: dict[str, Any]) -> InstanceRow:
-    return InstanceRow(**{**values, "state": InstanceState(values["state"])})
+    return InstanceRow(**{**values, "state": InstanceState(values["state"]), "spot": bool(values["spot"])})
 
 
 def _run(values: dict[str, Any]) -> RunRow:

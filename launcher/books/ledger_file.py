@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from launcher.clock import Clock
 from launcher.errors import LocalFault, NotFound
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 30.0
 
 Row = TypeVar("Row")
@@ -64,6 +64,47 @@ CREATE TABLE checkpoints (
 );
 """
 
+UPGRADES = {
+    2: """
+ALTER TABLE instances ADD COLUMN machine_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE instances ADD COLUMN spot INTEGER NOT NULL DEFAULT 0 CHECK (spot IN (0, 1));
+ALTER TABLE instances ADD COLUMN disk_per_hour REAL NOT NULL DEFAULT 0;
+ALTER TABLE instances ADD COLUMN upload_usd_per_gb REAL NOT NULL DEFAULT 0;
+ALTER TABLE instances ADD COLUMN download_usd_per_gb REAL NOT NULL DEFAULT 0;
+ALTER TABLE instances ADD COLUMN deadline REAL;
+ALTER TABLE runs ADD COLUMN ended_at REAL;
+CREATE TABLE prices (
+  label TEXT NOT NULL REFERENCES instances (label),
+  since REAL NOT NULL,
+  gpu_per_hour REAL NOT NULL CHECK (gpu_per_hour >= 0),
+  disk_per_hour REAL NOT NULL CHECK (disk_per_hour >= 0),
+  PRIMARY KEY (label, since)
+);
+CREATE TABLE transfers (
+  label TEXT NOT NULL REFERENCES instances (label),
+  at REAL NOT NULL,
+  direction TEXT NOT NULL CHECK (direction IN ('up', 'down')),
+  bytes INTEGER NOT NULL CHECK (bytes >= 0)
+);
+CREATE TABLE bad_machines (
+  provider TEXT NOT NULL,
+  machine_id TEXT NOT NULL,
+  since REAL NOT NULL,
+  reason TEXT NOT NULL,
+  PRIMARY KEY (provider, machine_id)
+);
+CREATE TABLE errands (
+  errand_id TEXT PRIMARY KEY,
+  project_root TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('going', 'ended', 'failed')),
+  content TEXT NOT NULL,
+  created_at REAL NOT NULL,
+  ended_at REAL
+);
+""",
+}
+"""What each version adds to the one before it. A new ledger is made at version 1 and goes the same way."""
+
 
 class Taken(Exception):
     """There is such a row already. For ledger.py, which knows what to call it."""
@@ -99,22 +140,24 @@ class LedgerFile:
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
-            if self._version() == 0:
-                self._create()
+            if self._version() < SCHEMA_VERSION:
+                self._create_or_upgrade()
             self._refuse_newer()
             self._refuse_damage()
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
-    def _create(self) -> None:
+    def _create_or_upgrade(self) -> None:
         # SQLite answers "locked" at once, without waiting, when two processes switch to WAL together.
         with open(self._path.with_suffix(".creating"), "w") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
             if self._version() == 0:
                 os.chmod(self._path, 0o600)
                 self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = 1; COMMIT;")
+            for version in range(self._version() + 1, SCHEMA_VERSION + 1):
+                self._db.executescript(f"BEGIN IMMEDIATE; {UPGRADES[version]} PRAGMA user_version = {version}; COMMIT;")
 
     def _refuse_newer(self) -> None:
         version = self._version()

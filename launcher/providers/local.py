@@ -18,7 +18,7 @@ from pathlib import Path
 
 from launcher.crash import crashpoint
 from launcher.errors import LocalFault, ProviderError
-from launcher.providers.base import CreateRequest, Instance, Offer, Status, Wanted
+from launcher.providers.base import CreateRequest, Instance, Offer, OffSwitch, Status, Wanted
 from launcher.providers.labels import checked_id, id_of, label_of
 from launcher.providers.local_processes import end_all, sshd_process
 from launcher.providers.local_sshd import LOOPBACK, config_file, furnish, last_line, log_file, sshd_binary, start_sshd
@@ -40,6 +40,15 @@ class LocalProvider:
         """The word in jobs.yaml."""
         return "local"
 
+    @property
+    def off_switch(self) -> OffSwitch:
+        """Whoever ends all its processes has ended it."""
+        return OffSwitch.LOCAL
+
+    def console_url(self, instance_id: str) -> str:
+        """There is no such page."""
+        return ""
+
     def offers(self, wanted: Wanted) -> list[Offer]:
         """This machine, if it has the GPUs; nobody bills it."""
         gpus = _gpu_names()
@@ -50,7 +59,17 @@ class LocalProvider:
         if len(fitting) < wanted.gpus or free_gib < wanted.disk_gib:
             return []
         gpu_name = fitting[0] if wanted.gpus else ""
-        return [Offer(self.name, "this-machine", "this machine", wanted.gpus, gpu_name, 0.0, READY_SECONDS)]
+        return [
+            Offer(
+                self.name,
+                "this-machine",
+                "this machine",
+                wanted.gpus,
+                gpu_name,
+                0.0,
+                ready_within_seconds=READY_SECONDS,
+            )
+        ]
 
     def create(self, offer: Offer, request: CreateRequest) -> Instance:
         """Make the folder, whose name tells the label, and start its sshd."""
@@ -72,6 +91,9 @@ class LocalProvider:
         instance = self.get(folder.name)
         assert instance is not None
         return instance
+
+    def authorize(self, instance_id: str, public_key: str) -> None:
+        """`create` has let it in."""
 
     def get(self, instance_id: str) -> Instance | None:
         """The instance as its folder and its sshd are now."""

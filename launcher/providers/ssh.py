@@ -13,7 +13,7 @@ from pathlib import Path
 
 from launcher.crash import crashpoint
 from launcher.errors import LocalFault
-from launcher.providers.base import CreateRequest, Instance, Offer, Status, Wanted
+from launcher.providers.base import CreateRequest, Instance, Offer, OffSwitch, Status, Wanted
 from launcher.providers.labels import checked_id, id_of
 from launcher.providers.static_host import StaticHost
 from launcher.remote.host import Address
@@ -33,6 +33,15 @@ class SshProvider:
     def name(self) -> str:
         """The word in jobs.yaml."""
         return "ssh"
+
+    @property
+    def off_switch(self) -> OffSwitch:
+        """Nobody bills it, and it is not ours to end."""
+        return OffSwitch.NONE
+
+    def console_url(self, instance_id: str) -> str:
+        """There is no such page."""
+        return ""
 
     def offers(self, wanted: Wanted) -> list[Offer]:
         """The machines that have, by what is written about them, enough of the right GPUs."""
@@ -62,6 +71,9 @@ class SshProvider:
         crashpoint("ssh:written")
         return _instance(path)
 
+    def authorize(self, instance_id: str, public_key: str) -> None:
+        """Its owner lets keys in."""
+
     def get(self, instance_id: str) -> Instance | None:
         """The machine as it was written down."""
         path = self._book(instance_id)
@@ -78,7 +90,9 @@ class SshProvider:
 
     def _offer(self, name: str, host: StaticHost, wanted: Wanted) -> Offer:
         gpus = wanted.gpus if host.gpus is None else host.gpus
-        return Offer(self.name, name, f"{name} ({host.address})", gpus, host.gpu_name, 0.0, READY_SECONDS)
+        return Offer(
+            self.name, name, f"{name} ({host.address})", gpus, host.gpu_name, 0.0, ready_within_seconds=READY_SECONDS
+        )
 
     def _book(self, instance_id: str) -> Path:
         return self._root / f"{checked_id(instance_id)}.json"

@@ -6,24 +6,14 @@ configuration on the laptop, with the same words the host would have used.
     text or file ── yaml.parse ──▶ mapping ── overrides.apply ──▶ mapping ── run_config ──▶ RunConfig
 """
 
+from trainer.config.data import DataConfig, TokenizerConfig
+from trainer.config.keeping import CheckpointConfig, EvalConfig, LogConfig, SampleConfig
+from trainer.config.model import ModelConfig
 from trainer.config.overrides import apply_overrides
 from trainer.config.problems import ConfigError, Problem, did_you_mean
-from trainer.config.run import (
-    ACCEPTED_STAGES,
-    CheckpointConfig,
-    DataConfig,
-    EvalConfig,
-    LogConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    SampleConfig,
-    ScheduleConfig,
-    TokenizerConfig,
-    TrainConfig,
-    run_config,
-)
+from trainer.config.run import ACCEPTED_STAGES, RunConfig, run_config
 from trainer.config.strict import Model, Strings, validated
+from trainer.config.training import OptimConfig, ScheduleConfig, TrainConfig
 from trainer.config.yaml import dump_yaml, load_yaml, parse_yaml
 
 __all__ = [

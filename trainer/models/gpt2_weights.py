@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.config.run import ModelConfig
+from trainer.config.model import ModelConfig
 from trainer.errors import CheckpointError
 
 _OUTER = {

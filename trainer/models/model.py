@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config.run import ModelConfig
+from trainer.config.model import ModelConfig
 from trainer.models.loss import linear_cross_entropy
 
 LAYER_NORM_EPS = 1e-5

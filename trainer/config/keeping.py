@@ -1,0 +1,48 @@
+"""What a run keeps and shows: checkpoints, validation, samples, lines of log, as a configuration says them."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from trainer.config.strict import Model
+
+
+class CheckpointConfig(Model):
+    """When a checkpoint is written, and which are kept on the host."""
+
+    every_steps: PositiveInt = 250
+    """A checkpoint is also written after the last step and on SIGTERM."""
+    keep_last: PositiveInt = Field(3, ge=2)
+    """Newest checkpoints kept. At least 2: the newest may be the one that turns out broken."""
+    keep_best: bool = True
+    """Also keep the one with the lowest validation loss."""
+
+
+class EvalConfig(Model):
+    """Validation during training."""
+
+    every_steps: PositiveInt = 250
+    num_batches: PositiveInt = 16
+    """Micro-batches per evaluation over all GPUs, always the same ones."""
+
+
+class SampleConfig(Model):
+    """Text sampled while training, to look at."""
+
+    every_steps: NonNegativeInt = 0
+    """0 switches sampling off."""
+    prompt: str = "\n"
+    max_tokens: PositiveInt = 100
+    temperature: float = Field(0.8, ge=0.0)
+    """0 takes the likeliest token."""
+    top_k: NonNegativeInt = 50
+    """0 switches the limit off."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    seed: NonNegativeInt = 1337
+
+
+class LogConfig(Model):
+    """What is said while training."""
+
+    every_steps: PositiveInt = 10
+    """Steps per console line and per row of metrics.jsonl."""
