@@ -1,0 +1,12 @@
+"""The commands, in the order of `python -m trainer --help`."""
+
+from __future__ import annotations
+
+from trainer.cli import config, generate, prepare, train
+
+COMMANDS = (
+    train,
+    prepare,
+    generate,
+    config,
+)

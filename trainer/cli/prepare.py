@@ -1,0 +1,33 @@
+"""`python -m trainer prepare`: make the shards of a corpus without training on them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.cli.options import add_configured, configured
+from trainer.console import Console
+from trainer.errors import ExitCode
+from trainer.quoting import pasteable
+
+if TYPE_CHECKING:
+    from trainer.cli.options import Commands
+
+
+def add(commands: Commands) -> None:
+    """The command `prepare`."""
+    command = add_configured(commands, "prepare", "turn text into shards of tokens")
+    command.add_argument("--out", type=Path, metavar="DIR", help="folder of the shards (default: out_dir/data)")
+    command.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = configured(args)
+    from trainer.preparing import prepare_data, summary
+
+    console = Console()
+    shards = prepare_data(config.data, args.out or Path(config.out_dir) / "data", console)
+    console.say(summary(shards))
+    console.say(f"next: python -m trainer pretrain data.path={pasteable(shards.root)}")
+    return ExitCode.OK
