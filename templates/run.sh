@@ -94,7 +94,7 @@ supervisor_lives() { lives "$(get pid)"; }
 # The pids of every living process of this run, the supervisor apart.
 members() {
     {
-        grep -lF "GPTOPS_MEMBER_OF=/$run_id/" "$proc"/[0-9]*/environ 2>/dev/null | sed 's|/environ$||; s|.*/||'
+        grep -lF "GPTOPS_MEMBER_OF=$mark" "$proc"/[0-9]*/environ 2>/dev/null | sed 's|/environ$||; s|.*/||'
         recorded_members
     } | sort -u | while read -r pid; do
         ! born "$pid" >/dev/null || echo "$pid"
@@ -141,7 +141,7 @@ setting() (
 load_environment() {
     set -a
     GPTOPS_ROOT=$root
-    GPTOPS_MEMBER_OF=/$run_id/
+    GPTOPS_MEMBER_OF=$mark
     # shellcheck disable=SC1091
     . "$root/run.env"
     if [ -n "${GPTOPS_VENV-}" ]; then
@@ -497,6 +497,8 @@ verb=${1:-}
 [ $# -eq 0 ] || shift
 boot=$(boot_now)
 run_id=$(setting GPTOPS_RUN_ID)
+# The folder is part of it, as a number that holds no newline: two hosts on one machine may each have a run of this name.
+mark=/$run_id/$(printf '%s' "$root" | cksum | cut -d ' ' -f 1)/
 mkdir -p "$status" "$logs" || exit 69
 case $verb in
 start) start "$@" ;;

@@ -101,7 +101,8 @@ class Run:
                 environment = process.environ()
             except (psutil.Error, OSError):
                 continue
-            if environment.get("GPTOPS_MEMBER_OF") == f"/{self.run_id}/" and process.status() != psutil.STATUS_ZOMBIE:
+            mark = environment.get("GPTOPS_MEMBER_OF", "")
+            if mark.startswith(f"/{self.run_id}/") and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         return found
 
@@ -217,6 +218,19 @@ def test_stop_of_a_run_that_never_started_is_no_error(run: Run) -> None:
 
 
 @in_every_shell
+def test_a_run_of_the_same_name_in_another_folder_is_another_run(run: Run, tmp_path: Path) -> None:
+    """Two hosts on one machine may each have one: a run that was moved keeps its name."""
+    run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM])
+    run.sh("start")
+    wait_until(lambda: "ready" in run.log)
+    other = Run(tmp_path / "other", "sh", run.run_id)
+    other.sh("start")
+    wait_until(other.ended)
+    assert (other.status()["alive"], other.status()["processes"]) == ("no", "0")
+    assert other.status("stop", "0")["alive"] == "no"
+    assert run.status()["alive"] == "yes"
+
+
 def test_a_signal_to_the_supervisor_saves_too(run: Run) -> None:
     run.is_given([sys.executable, "-c", SAVES_ON_SIGTERM])
     pid = int(run.status("start")["pid"])
