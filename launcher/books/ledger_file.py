@@ -1,13 +1,15 @@
 """The ledger's file: one SQLite database that many processes use at once, and that survives a power cut.
 
 Opens or makes it, refuses one of a newer gptops or a damaged one, and turns every
-complaint of SQLite into one of ours. What the rows mean is ledger.py's.
+complaint of SQLite into one of ours. What the rows mean is rows.py's.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import fcntl
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -15,99 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from launcher.books.schema import SCHEMA, SCHEMA_VERSION, UPGRADES
 from launcher.clock import Clock
 from launcher.errors import LocalFault, NotFound
 
-SCHEMA_VERSION = 2
 BUSY_SECONDS = 30.0
 
 Row = TypeVar("Row")
 Self = TypeVar("Self", bound="LedgerFile")
 
-SCHEMA = """
-CREATE TABLE instances (
-  label TEXT PRIMARY KEY,
-  name TEXT NOT NULL,
-  provider TEXT NOT NULL,
-  project TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('intended', 'open', 'closing', 'closed')),
-  instance_id TEXT,
-  price_per_hour REAL NOT NULL CHECK (price_per_hour >= 0),
-  gpus INTEGER NOT NULL CHECK (gpus >= 0),
-  gpu_name TEXT NOT NULL,
-  address TEXT NOT NULL DEFAULT '',
-  created_at REAL NOT NULL,
-  closed_at REAL
-);
-CREATE UNIQUE INDEX one_open_instance_a_name ON instances (name) WHERE state != 'closed';
-CREATE TABLE runs (
-  run_id TEXT PRIMARY KEY,
-  job TEXT NOT NULL,
-  host_name TEXT NOT NULL,
-  instance_label TEXT NOT NULL,
-  project_root TEXT NOT NULL,
-  local_root TEXT NOT NULL,
-  created_at REAL NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('preparing', 'running', 'ended')),
-  exit_code INTEGER,
-  delete_remote INTEGER NOT NULL CHECK (delete_remote IN (0, 1)),
-  keep_remote INTEGER NOT NULL CHECK (keep_remote >= 2)
-);
-CREATE TABLE checkpoints (
-  run_id TEXT NOT NULL REFERENCES runs (run_id),
-  step INTEGER NOT NULL CHECK (step >= 0),
-  manifest_sha256 TEXT NOT NULL CHECK (length(manifest_sha256) = 64),
-  bytes INTEGER NOT NULL CHECK (bytes >= 0),
-  synced_at REAL NOT NULL,
-  pruned_at REAL,
-  PRIMARY KEY (run_id, step)
-);
-"""
 
-UPGRADES = {
-    2: """
-ALTER TABLE instances ADD COLUMN machine_id TEXT NOT NULL DEFAULT '';
-ALTER TABLE instances ADD COLUMN spot INTEGER NOT NULL DEFAULT 0 CHECK (spot IN (0, 1));
-ALTER TABLE instances ADD COLUMN disk_per_hour REAL NOT NULL DEFAULT 0;
-ALTER TABLE instances ADD COLUMN upload_usd_per_gb REAL NOT NULL DEFAULT 0;
-ALTER TABLE instances ADD COLUMN download_usd_per_gb REAL NOT NULL DEFAULT 0;
-ALTER TABLE instances ADD COLUMN deadline REAL;
-ALTER TABLE runs ADD COLUMN ended_at REAL;
-CREATE TABLE prices (
-  label TEXT NOT NULL REFERENCES instances (label),
-  since REAL NOT NULL,
-  gpu_per_hour REAL NOT NULL CHECK (gpu_per_hour >= 0),
-  disk_per_hour REAL NOT NULL CHECK (disk_per_hour >= 0),
-  PRIMARY KEY (label, since)
-);
-CREATE TABLE transfers (
-  label TEXT NOT NULL REFERENCES instances (label),
-  at REAL NOT NULL,
-  direction TEXT NOT NULL CHECK (direction IN ('up', 'down')),
-  bytes INTEGER NOT NULL CHECK (bytes >= 0)
-);
-CREATE TABLE bad_machines (
-  provider TEXT NOT NULL,
-  machine_id TEXT NOT NULL,
-  since REAL NOT NULL,
-  reason TEXT NOT NULL,
-  PRIMARY KEY (provider, machine_id)
-);
-CREATE TABLE errands (
-  errand_id TEXT PRIMARY KEY,
-  project_root TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('going', 'ended', 'failed')),
-  content TEXT NOT NULL,
-  created_at REAL NOT NULL,
-  ended_at REAL
-);
-""",
-}
-"""What each version adds to the one before it. A new ledger is made at version 1 and goes the same way."""
-
-
-class Taken(Exception):
-    """There is such a row already. For ledger.py, which knows what to call it."""
+class Taken(LocalFault):
+    """There is such a row already. For the tables' own files, which know what to call it."""
 
 
 class LedgerFile:
@@ -186,14 +107,15 @@ class LedgerFile:
         try:
             yield
         except sqlite3.IntegrityError as error:
-            raise Taken(str(error)) from error
+            family = Taken if "UNIQUE" in str(error) else LocalFault
+            raise family(f"the ledger {self._path} does not take this", why=str(error), hint="gptops ps") from error
         except sqlite3.OperationalError as error:
             raise LocalFault(
                 f"the ledger {self._path} cannot be used",
                 why=str(error),
                 hint=f"ls -l {self._path.parent}; df -h {self._path.parent}",
             ) from error
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
             raise self._damaged(str(error)) from error
         except OSError as error:
             raise LocalFault(
@@ -215,7 +137,11 @@ class LedgerFile:
 
     def _select(self, row: Callable[[dict[str, Any]], Row], query: str, values: tuple[object, ...] = ()) -> list[Row]:
         with self._faults():
-            return [row(dict(found)) for found in self._db.execute(query, values)]
+            return [_sound(row(dict(found))) for found in self._db.execute(query, values)]
+
+    def _has(self, table: str, column: str, value: object) -> bool:
+        with self._faults():
+            return self._db.execute(f"SELECT 1 FROM {table} WHERE {column} = ?", (value,)).fetchone() is not None
 
     def _insert(self, table: str, row: object, *, verb: str = "INSERT") -> None:
         values = {key: value.value if isinstance(value, enum.Enum) else value for key, value in vars(row).items()}
@@ -230,3 +156,18 @@ class LedgerFile:
             changed = self._db.execute(f"UPDATE {table} SET {assignments} WHERE {where}", {**values, **key}).rowcount
         if changed != 1:
             raise NotFound(f"the ledger has no such row in {table}: {key}", hint="gptops ps")
+
+
+_PLAIN: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+
+
+def _sound(row: Row) -> Row:
+    """The row, if each value is of its declared kind. SQLite keeps any kind in any column; a flipped byte is enough."""
+    for part in dataclasses.fields(row):  # type: ignore[arg-type]
+        value, kinds = getattr(row, part.name), str(part.type).split(" | ")
+        allowed = tuple(kind for name in kinds for kind in _PLAIN.get(name, ()))
+        if value is None and "None" in kinds:
+            continue
+        if allowed and (not isinstance(value, allowed) or not math.isfinite(value if isinstance(value, float) else 0)):
+            raise ValueError(f"{type(row).__name__}.{part.name} is {value!r}")
+    return row

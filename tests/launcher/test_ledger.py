@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
+from launcher.books.ledger import ErrandState, InstanceRow, InstanceState, Ledger, RunRow, RunState
+from launcher.books.schema import SCHEMA
+from launcher.books.spending import spent_in_all
 from launcher.clock import Clock
 from launcher.errors import LocalFault, NotFound, UsageError
+from tests.conftest import FakeClock
 
 SHA = "a" * 64
 
@@ -148,20 +151,141 @@ def test_a_file_that_is_no_database_is_damage(path: Path, fake_clock: Clock) -> 
     assert "mv" in raised.value.hint
 
 
+def everything_in(ledger: Ledger) -> None:
+    """Read every table, and reckon with what is in it."""
+    for row in ledger.instances(*InstanceState):
+        ledger.prices(row.label), ledger.transferred(row.label)
+    for run in ledger.runs():
+        ledger.checkpoints(run.run_id)
+    ledger.bad_machines("vast"), ledger.errands()
+    spent_in_all(ledger, ledger._clock.now())
+
+
 def test_flipped_bytes_are_damage_and_never_a_traceback(path: Path, fake_clock: Clock) -> None:
     with Ledger(path, fake_clock) as ledger:
-        for number in range(50):
-            intend(ledger, f"gptops:p:{number}", f"n{number}")
+        for number in range(20):
+            row = intend(ledger, f"gptops:p:{number}", f"n{number}")
+            ledger.add_run(a_run(f"demo-{number}", row.label))
+            ledger.record_checkpoint(f"demo-{number}", 5, SHA, 10)
+            ledger.record_transfer(row.label, "down", 10)
+        ledger.ban_machine("vast", "m-1", "no GPUs")
+        ledger.add_errand("e-1", "/p", "{}")
     whole = path.read_bytes()
-    damaged = 0
-    for offset in range(0, len(whole), 997):
+    assert len(whole) > 40_000
+    faults = []
+    for offset in range(0, len(whole), 389):
         path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0xFF]) + whole[offset + 1 :])
         try:
             with Ledger(path, fake_clock) as ledger:
-                ledger.instances()
-        except LocalFault:
-            damaged += 1
-    assert damaged > 0
+                everything_in(ledger)
+        except LocalFault as fault:
+            faults.append(fault)
+    assert faults
+    assert all(fault.hint for fault in faults)
+
+
+def test_a_value_of_another_kind_is_damage(ledger: Ledger, path: Path, fake_clock: Clock) -> None:
+    """SQLite itself would not mind."""
+    intend(ledger)
+    ledger.close()
+    for table, column, value in (("instances", "gpus", "'many'"), ("prices", "gpu_per_hour", "9e999")):
+        with sqlite3.connect(path) as db:
+            [before] = db.execute(f"SELECT {column} FROM {table}").fetchone()
+            db.execute(f"UPDATE {table} SET {column} = {value}")
+        db.close()
+        with Ledger(path, fake_clock) as damaged, pytest.raises(LocalFault, match="is damaged"):
+            everything_in(damaged)
+        with sqlite3.connect(path) as db:
+            db.execute(f"UPDATE {table} SET {column} = ?", (before,))
+        db.close()
+
+
+def test_a_ledger_of_the_first_version_is_upgraded_where_it_lies(path: Path, fake_clock: Clock) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as db:
+        db.executescript(SCHEMA + "PRAGMA user_version = 1;")
+        db.execute(
+            "INSERT INTO instances VALUES ('gptops:p:1', 'old', 'local', 'p', 'open', 'i-1', 1.5, 8, 'H100', 'a', 1.0,"
+            " NULL)"
+        )
+        db.execute("INSERT INTO runs VALUES ('demo-1', 'demo', 'old', 'gptops:p:1', '/p', '/r', 2.0, 'ended', 0, 1, 2)")
+    db.close()
+    with Ledger(path, fake_clock) as ledger:
+        [row] = ledger.instances()
+        assert (row.name, row.price_per_hour, row.spot, row.deadline, row.disk_per_hour) == ("old", 1.5, False, None, 0)
+        assert ledger.run("demo-1").ended_at is None
+        assert ledger.prices(row.label) == []
+        ledger.record_price(row.label, 2.0, 0.1)
+        ledger.add_errand("e-1", "/p", "{}")
+    with Ledger(path, fake_clock) as again:
+        assert again.instance("gptops:p:1").price_per_hour == 2.1
+
+
+def test_what_is_known_of_a_market_is_kept(ledger: Ledger) -> None:
+    row = ledger.intend_instance(
+        label="gptops:p:2", name="m", provider="vast", project="p", price_per_hour=2.5, gpus=8, gpu_name="H100",
+        machine_id="m-7", spot=True, disk_per_hour=0.5, upload_usd_per_gb=0.01, download_usd_per_gb=0.02,
+    )  # fmt: skip
+    assert ledger.instance(row.label) == row
+    assert (row.machine_id, row.spot, row.disk_per_hour, row.download_usd_per_gb) == ("m-7", True, 0.5, 0.02)
+    assert ledger.set_deadline(row.label, 99.0).deadline == 99.0
+
+
+def test_a_price_is_a_row_only_when_it_changed(ledger: Ledger, fake_clock: FakeClock) -> None:
+    row = intend(ledger)
+    fake_clock.advance(10)
+    ledger.record_price(row.label, 1.5, 0.0)
+    ledger.mark_instance(row.label, InstanceState.OPEN, price_per_hour=1.5)
+    assert len(ledger.prices(row.label)) == 1
+    ledger.mark_instance(row.label, InstanceState.OPEN, price_per_hour=2.0, disk_per_hour=0.5)
+    fake_clock.advance(10)
+    ledger.record_price(row.label, 0.0, 0.5)
+    assert [(price.gpu_per_hour, price.disk_per_hour) for price in ledger.prices(row.label)] == [
+        (1.5, 0.0), (1.5, 0.5), (0.0, 0.5),
+    ]  # fmt: skip
+    assert ledger.instance(row.label).price_per_hour == 2.0, "what it would cost when it runs again"
+
+
+def test_transfers_are_kept_for_machines_that_are_known(ledger: Ledger) -> None:
+    row = intend(ledger)
+    ledger.record_transfer(row.label, "down", 5)
+    ledger.record_transfer(row.label, "up", 0)
+    ledger.record_transfer("gptops:p:nobody", "up", 5)
+    assert [(moved.direction, moved.bytes) for moved in ledger.transferred(row.label)] == [("down", 5)]
+    assert ledger.transferred("gptops:p:nobody") == []
+
+
+def test_a_bad_machine_is_remembered_with_its_newest_reason(ledger: Ledger) -> None:
+    ledger.ban_machine("vast", "m-1", "no GPUs")
+    ledger.ban_machine("vast", "m-1", "SSH dead")
+    ledger.ban_machine("vast", "", "a market that names no machines")
+    assert ledger.bad_machines("vast") == {"m-1": "SSH dead"}
+    assert ledger.bad_machines("runpod") == {}
+
+
+def test_an_errand_goes_on_where_it_was(ledger: Ledger) -> None:
+    ledger.add_errand("e-1", "/p", '{"job": "demo"}')
+    with pytest.raises(UsageError):
+        ledger.add_errand("e-1", "/p", "{}")
+    assert ledger.mark_errand("e-1", content='{"run": "demo-1"}').state is ErrandState.GOING
+    assert [row.content for row in ledger.errands(ErrandState.GOING)] == ['{"run": "demo-1"}']
+    assert ledger.mark_errand("e-1", state=ErrandState.ENDED).ended_at is not None
+    assert ledger.errands(ErrandState.GOING) == []
+    with pytest.raises(NotFound):
+        ledger.errand("e-2")
+
+
+def test_a_run_ends_once_and_one_that_goes_on_has_not_ended(ledger: Ledger, fake_clock: FakeClock) -> None:
+    ledger.add_run(a_run())
+    first = ledger.mark_run("demo-1", RunState.ENDED).ended_at
+    fake_clock.advance(60)
+    assert ledger.mark_run("demo-1", RunState.ENDED, exit_code=0).ended_at == first
+    assert ledger.mark_run("demo-1", RunState.RUNNING).ended_at is None
+
+
+def test_an_end_can_be_written_down_as_of_an_earlier_moment(ledger: Ledger) -> None:
+    intend(ledger)
+    assert ledger.mark_instance("gptops:p:1", InstanceState.CLOSED, closed_at=5.0).closed_at == 5.0
 
 
 def test_a_state_that_does_not_exist_is_damage(path: Path, fake_clock: Clock) -> None:
