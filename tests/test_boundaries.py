@@ -103,6 +103,7 @@ def test_the_doorway_is_free_of_torch() -> None:
         ("typer", {"launcher/cli"}),
         ("sqlite3", {"launcher/books/ledger_file.py"}),
         ("fabric", {"launcher/remote/ssh_login.py"}),
+        ("httpx2", {"launcher/providers/http.py"}),
         ("yaml", set()),
     ],
 )
@@ -160,6 +161,7 @@ def test_late_imports_are_few_and_each_has_its_reason() -> None:
         "launcher/spec/host_request.py": ("launcher.spec.jobs_file",),  # brings yaml and pydantic
         "launcher/providers/local_processes.py": ("psutil",),
         "launcher/providers/by_name.py": ("launcher.providers",),
+        "launcher/providers/http.py": ("httpx2",),
     }
     late = [each for each in all_imports("launcher") if each.is_late and not each.where.startswith("launcher/cli/")]
     assert not [str(each) for each in late if not is_below(each.module, *reasons.get(each.where, ()))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from launcher.clock import Clock, SystemClock
 from launcher.errors import UsageError
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider
@@ -13,8 +14,13 @@ AVAILABLE = ("local", "ssh")
 """What this version has; jobs.yaml may name others, which come later."""
 
 
-def open_provider(name: str, state: StatePaths, *, hosts: Mapping[str, StaticHost] | None = None) -> Provider:
-    """The provider called `name`. `hosts`: the static machines that `ssh` may offer."""
+def open_provider(
+    name: str, state: StatePaths, *, clock: Clock | None = None, hosts: Mapping[str, StaticHost] | None = None
+) -> Provider:
+    """The provider called `name`; clouds retry what may be retried. `hosts`: the static machines that `ssh` may offer.
+
+    Asks nobody, and needs no key yet: the first question does."""
+    clock = clock or SystemClock()
     if name == "local":
         from launcher.providers.local import LocalProvider  # late: only what is asked for
 
