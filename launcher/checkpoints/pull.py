@@ -8,7 +8,6 @@ nothing here deletes a checkpoint, at home or on the host.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,7 +21,7 @@ from launcher.commands.checkpoints import verify_checkpoint
 from launcher.crash import crashpoint
 from launcher.errors import LocalFault, NotVerified
 from launcher.paths import LocalRun
-from launcher.remote.rsync import COMMON_OPTIONS, run_rsync
+from launcher.remote.rsync import PARTIAL
 from launcher.remote.transport import Transport
 from trainer.manifest import FILE_NAME, BrokenCheckpoint
 
@@ -31,7 +30,6 @@ Progress = Callable[[str, float], AbstractContextManager[Callable[[float], None]
 
 SPARE_BYTES = 64 << 20
 """Room that stays free at home besides the checkpoint: for the log, the ledger and everybody else."""
-PARTIAL = ".rsync-partial"
 
 
 @dataclass(frozen=True)
@@ -82,20 +80,18 @@ class Puller:
                     raise self._not_verified(checkpoint, error) from error
 
     def _transfer(self, checkpoint: RemoteCheckpoint, arriving: Path) -> None:
-        names = b"".join(b"./" + os.fsencode(name) + b"\0" for name in checkpoint.manifest.files)
         with self.progress(checkpoint.name, checkpoint.total_bytes) as update:
 
             def on_progress(done: int) -> None:
                 update(done)
                 crashpoint("sync:transferring")
 
-            run_rsync(
-                pull_argv(self.transport, self.folder / checkpoint.name, arriving),
-                names,
-                on_progress,
-                receiver="here",
-                host_name=self.transport.host.name,
-                pass_fds=(self.lock,),
+            self.transport.pull(
+                list(checkpoint.manifest.files),
+                self.folder / checkpoint.name,
+                arriving,
+                on_progress=on_progress,
+                lock=self.lock,
             )
 
     def _require_room(self, checkpoint: RemoteCheckpoint, arriving: Path) -> None:
@@ -130,24 +126,6 @@ class Puller:
             else "run the same command again"
         )
         return NotVerified(f"`{checkpoint.name}` did not come home whole", why=why, hint=hint)
-
-
-def pull_argv(transport: Transport, folder: PurePosixPath, arriving: Path) -> tuple[str, ...]:
-    """The rsync that fetches the files named on its stdin: regular files only, and no half one under its own name.
-
-    Neither `--append-verify` (blind to a file rewritten in place), nor `--remove-source-files`, nor `--delete`: they
-    trust copies of files, not checkpoints.
-    """
-    options = ("--times", "--no-implied-dirs", f"--partial-dir={PARTIAL}", "--from0", "--files-from=-", *COMMON_OPTIONS)
-    return (
-        "rsync",
-        *options,
-        "-e",
-        transport.rsh,
-        "--",
-        f"{transport.host.alias}:{folder}/",
-        f"{arriving.absolute()}/",
-    )
 
 
 def prepare(arriving: Path, checkpoint: RemoteCheckpoint) -> bool:

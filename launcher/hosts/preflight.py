@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.books.ledger import Ledger, RunRow, RunState
-from launcher.checkpoints.pull import Puller, pull_argv
+from launcher.checkpoints.pull import Puller
 from launcher.checkpoints.sync import Policy, Sync, sync_once
 from launcher.clock import Clock
 from launcher.commands import preflight as commands
@@ -24,7 +24,6 @@ from launcher.errors import GptopsError, HostUnfit
 from launcher.hosts import preflight_checks as judge
 from launcher.hosts.preflight_checks import Asked, Check, Facts, Verdict, unmeasured
 from launcher.paths import LocalRun, RemoteRun
-from launcher.remote.rsync import run_rsync
 from launcher.remote.transport import Command, Transport
 
 PROBE_BYTES = 16 << 20
@@ -108,9 +107,7 @@ class Preflight:
         down.mkdir()
         (up / "random").write_bytes(os.urandom(PROBE_BYTES))  # nothing that compression could shorten
         yield self._speed("upload", lambda: self.transport.push(["random"], up, self.remote.root))
-        argv = pull_argv(self.transport, self.remote.root, down)
-        host = self.transport.host.name
-        yield self._speed("download", lambda: run_rsync(argv, b"random\0", receiver="here", host_name=host))
+        yield self._speed("download", lambda: self.transport.pull(["random"], self.remote.root, down))
 
     def _speed(self, name: str, transfer: Callable[[], object]) -> Check:
         began = self.clock.monotonic()

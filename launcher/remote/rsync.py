@@ -22,6 +22,8 @@ OnProgress = Callable[[int], None]
 
 COMMON_OPTIONS = ("--info=progress2", "--stats", "--no-human-readable", "--secluded-args", "--timeout=60")
 """What `run_rsync` reads, names that no shell may touch, and an end when a peer freezes."""
+PARTIAL = ".rsync-partial"
+"""Where a cut transfer's first half waits, in the folder of its file."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,12 @@ from launcher.errors import GptopsError, HostUnfit, Unreachable
 from launcher.paths import StatePaths, state_paths
 from launcher.providers.base import Instance
 from launcher.remote.host import Address, Host
-from launcher.remote.rsync import COMMON_OPTIONS, OnProgress, RsyncOutcome, run_rsync
+from launcher.remote.rsync import COMMON_OPTIONS, PARTIAL, OnProgress, RsyncOutcome, run_rsync
 from launcher.remote.ssh_channel import converse
 from launcher.remote.ssh_config import CONNECT_TIMEOUT_SECONDS, config_file, control_socket, rsync_rsh, write_ssh_config
 from launcher.remote.ssh_login import logged_in
-from launcher.remote.transport import Command, Result
+from launcher.remote.ssh_stream import streaming
+from launcher.remote.transport import Command, Result, Stream
 
 if TYPE_CHECKING:
     import paramiko
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 PUSH_OPTIONS = ("--links", "--perms", "--times", "--compress", "--partial-dir=.rsync-partial")
 """A cut transfer's first half waits in .rsync-partial; the final name appears by rename only."""
 NAMES_ON_STDIN = ("--from0", "--files-from=-")
+PULL_OPTIONS = ("--times", "--no-implied-dirs")
+"""Neither `--append-verify` (blind to a file rewritten in place), nor `--remove-source-files`, nor `--delete`: they
+trust copies of files, not checkpoints. Nor `--links`: a host can slip in no link."""
 
 
 def open_transport(host: Host, clock: Clock) -> SshTransport:
@@ -114,6 +118,30 @@ class SshTransport:
         argv += [f"{source.absolute()}/", f"{self._host.alias}:{target}/"]
         names = b"".join(os.fsencode(name) + b"\0" for name in files)
         return run_rsync(argv, names, on_progress, receiver="host", host_name=self._host.name)
+
+    def pull(
+        self,
+        files: Sequence[str],
+        source: PurePosixPath,
+        target: Path,
+        *,
+        on_progress: OnProgress | None = None,
+        lock: int | None = None,
+        temporary: Path | None = None,
+    ) -> RsyncOutcome:
+        """Copy `files` of the remote folder `source` into `target`."""
+        aside = f"--partial-dir={PARTIAL}"
+        options = (aside,) if temporary is None else (f"--temp-dir={temporary.absolute()}", "--ignore-missing-args")
+        argv = ["rsync", *PULL_OPTIONS, *options, *NAMES_ON_STDIN, *COMMON_OPTIONS, "-e", self.rsh, "--"]
+        argv += [f"{self._host.alias}:{source}/", f"{target.absolute()}/"]
+        # rsync takes a name that starts with `#` or `;` for a comment, skips it and ends with 0.
+        names = b"".join(b"./" + os.fsencode(name) + b"\0" for name in files)
+        held = () if lock is None else (lock,)
+        return run_rsync(argv, names, on_progress, receiver="here", host_name=self._host.name, pass_fds=held)
+
+    def stream(self, command: Command) -> AbstractContextManager[Stream]:
+        """The output of a command for the time of the block."""
+        return streaming(self.ssh_argv(command))
 
     def close(self) -> None:
         """End the connection, and its master when nobody else uses it any more. Safe to call twice."""

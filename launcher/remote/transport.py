@@ -1,14 +1,15 @@
 """What can be done on a host: the contract, and the results it gives.
 
-Short commands with an answer go through `run`; everything long (rsync, log
-follow, an interactive shell) is an OpenSSH command line made from `ssh_argv` and
-`rsh`. `launcher.remote.ssh` has the real one.
+Short commands with an answer go through `run`, files through `push` and `pull`,
+output that goes on for long through `stream`; for a shell of the user's own there
+is an OpenSSH command line, `ssh_argv`. `launcher.remote.ssh` has the real one.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -37,6 +38,18 @@ class Result:
     stderr: str
 
 
+class Stream(Protocol):
+    """The output of a command, as it comes."""
+
+    def read(self, most: int) -> bytes:
+        """Some bytes, `most` at most; b"" at the end of the output."""
+        ...
+
+    def exit_code(self) -> int | None:
+        """Asked after the end of the output: the command's code; None where the connection ended first."""
+        ...
+
+
 class Transport(Protocol):
     """A connection to one host. Opened lazily, reused, closed by `close`."""
 
@@ -62,6 +75,27 @@ class Transport(Protocol):
         self, files: Sequence[str], source: Path, target: PurePosixPath, *, on_progress: OnProgress | None = None
     ) -> RsyncOutcome:
         """Copy `files` (relative to `source`, any bytes in their names) into the remote folder `target`, by rsync."""
+        ...
+
+    def pull(
+        self,
+        files: Sequence[str],
+        source: PurePosixPath,
+        target: Path,
+        *,
+        on_progress: OnProgress | None = None,
+        lock: int | None = None,
+        temporary: Path | None = None,
+    ) -> RsyncOutcome:
+        """Copy `files` of the remote folder `source` into `target`: regular files only, each whole under its name.
+
+        What a cut transfer leaves is gone on with, in `target`; or with `temporary`, lies there and is begun anew, and
+        a file that does not exist (yet) is no error. `lock` stays open for as long as the transfer lives.
+        """
+        ...
+
+    def stream(self, command: Command) -> AbstractContextManager[Stream]:
+        """The output of a command for the time of the block; the command is told to end when the block is left."""
         ...
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import enum
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from launcher.commands import runs as commands
 from launcher.errors import LocalFault
 from launcher.paths import RemoteRun
-from launcher.remote.transport import Transport
+from launcher.remote.transport import Stream, Transport
 
 OVERLAP_BYTES = 4096
 _BLOCK_BYTES = 1 << 16
@@ -106,53 +105,31 @@ def stream_log(transport: Transport, run: RemoteRun, copy: LogCopy, sink: Sink, 
     """Append what the host has beyond the local copy; following, until the run has ended or the connection is gone."""
     start = max(0, copy.size - OVERLAP_BYTES)
     known = copy.read(start, copy.size)
-    with _opened(transport.ssh_argv(commands.send_log(run, start, follow=follow))) as process:
-        assert process.stdout is not None
-        source = process.stdout.fileno()
+    with transport.stream(commands.send_log(run, start, follow=follow)) as source:
         again = _read_exactly(source, len(known))
         if again != known:
-            is_cut = len(again) < len(known) and _end(process) is StreamEnd.CUT
+            is_cut = len(again) < len(known) and _end(source) is StreamEnd.CUT
             return StreamEnd.CUT if is_cut else StreamEnd.OTHER_LOG
         position = start + len(known)
         with copy.open_for_writing() as write:
-            while block := os.read(source, _BLOCK_BYTES):
+            while block := source.read(_BLOCK_BYTES):
                 write(position, block)
                 sink(position, block)
                 position += len(block)
-        return _end(process)
+        return _end(source)
 
 
-def _read_exactly(source: int, count: int) -> bytes:
+def _read_exactly(source: Stream, count: int) -> bytes:
     """`count` bytes, or fewer where the stream ends before."""
     seen = b""
-    while len(seen) < count and (block := os.read(source, count - len(seen))):
+    while len(seen) < count and (block := source.read(count - len(seen))):
         seen += block
     return seen
 
 
-@contextmanager
-def _opened(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The OpenSSH client; gone when the block is left, however it is left.
-
-    Its stdin stays open for as long as we live: when it closes, the host's end of the stream goes away too. In a
-    session of its own, so that Ctrl-C is ours alone.
-    """
-    try:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-    except OSError as error:
-        raise LocalFault(f"cannot run `{argv[0]}`", why=error.strerror or str(error), hint="gptops doctor") from error
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _end(process: subprocess.Popen[bytes]) -> StreamEnd:
-    """Called after the end of the output. ssh answers 255 for a lost connection, else what run.sh answered."""
-    code = process.wait()
+def _end(source: Stream) -> StreamEnd:
+    """Called after the end of the output."""
+    code = source.exit_code()
     if code == commands.LOG_IS_SHORTER:
         return StreamEnd.OTHER_LOG
     return StreamEnd.COMPLETE if code == 0 else StreamEnd.CUT
