@@ -28,7 +28,7 @@ from launcher.remote.host import Host
 from launcher.remote.keys import ensure_key, fingerprint, public_line
 from launcher.remote.pinning import pin, pinned_key, shown_key
 from launcher.remote.ssh import SshTransport, host_of
-from launcher.remote.transport import Transport
+from launcher.remote.transport import Connect, Transport
 
 ATTEMPT_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 0.02
@@ -45,6 +45,8 @@ class Opener:
     state: StatePaths
     clock: Clock
     say: Callable[[str], None]
+    connect: Connect | None = None
+    """How a host is reached, where not over SSH."""
 
     def open(self, plan: HostPlan, setup: SetupInputs | None) -> InstanceRow:
         """The host, ready; not set up where `setup` is None. Whatever fails, the machine is ended before the error."""
@@ -89,7 +91,7 @@ class Opener:
         finally:
             transport.close()
 
-    def _reached(self, row: InstanceRow, within_seconds: float) -> SshTransport:
+    def _reached(self, row: InstanceRow, within_seconds: float) -> Transport:
         """A transport over which a command has been answered."""
         began = self.clock.monotonic()
         waiting = _Waiting(self, row, within_seconds)
@@ -98,7 +100,7 @@ class Opener:
         return transport
 
     def _made_ready(
-        self, plan: HostPlan, row: InstanceRow, transport: SshTransport, setup: SetupInputs | None
+        self, plan: HostPlan, row: InstanceRow, transport: Transport, setup: SetupInputs | None
     ) -> InstanceRow:
         if plan.wanted.gpus:
             began = self.clock.monotonic()
@@ -113,7 +115,7 @@ class Opener:
             self._set_up(plan, transport, setup)
         return row
 
-    def _set_up(self, plan: HostPlan, transport: SshTransport, setup: SetupInputs) -> None:
+    def _set_up(self, plan: HostPlan, transport: Transport, setup: SetupInputs) -> None:
         began = self.clock.monotonic()
         try:
             run_setup(transport, setup, gpus=plan.wanted.gpus, say=self.say)
@@ -122,6 +124,12 @@ class Opener:
             hint = "correct `setup` in jobs.yaml, then gptops up again"
             raise SetupFailed(error.what, why=error.why, hint=hint) from error
         self._done("set up", began)
+
+    def transport_to(self, host: Host) -> Transport:
+        """A connection; the caller closes it."""
+        if self.connect is not None:
+            return self.connect(host)
+        return SshTransport(host, self.clock, control_sockets=self.state.control_sockets)
 
     def _undo(self, row: InstanceRow, error: BaseException) -> None:
         """End the machine after a failure; where even that fails, say what may still be open and how to end it."""
@@ -153,7 +161,7 @@ class _Waiting:
         self._told = self._clock.monotonic()
         self._seen = "nothing seen of it yet"
 
-    def until_it_answers(self) -> SshTransport:
+    def until_it_answers(self) -> Transport:
         pause = FIRST_PAUSE_SECONDS
         while True:
             transport = self._attempt(self._instance())
@@ -181,13 +189,13 @@ class _Waiting:
             )
         return instance
 
-    def _attempt(self, instance: Instance) -> SshTransport | None:
+    def _attempt(self, instance: Instance) -> Transport | None:
         """A transport that has been answered, or None when it is too early. A refusal is an error."""
         self._seen = f"`{self._row.provider}` says {instance.status.value} {instance.detail}".rstrip()
         if not instance.addresses or instance.status is not Status.RUNNING:
             return None
         host = host_of(self._row, instance, self._opener.state)
-        transport = SshTransport(host, self._clock, control_sockets=self._opener.state.control_sockets)
+        transport = self._opener.transport_to(host)
         try:
             self._pin(host, instance)
             transport.run(commands.answer(), timeout_seconds=ATTEMPT_SECONDS)

@@ -8,7 +8,7 @@ is an OpenSSH command line, `ssh_argv`. `launcher.remote.ssh` has the real one.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -101,3 +101,7 @@ class Transport(Protocol):
     def close(self) -> None:
         """End the connection and its master. Safe to call twice."""
         ...
+
+
+Connect = Callable[[Host], Transport]
+"""Makes a transport to a host; it connects at the first command, and whoever called this closes it."""
