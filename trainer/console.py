@@ -18,15 +18,16 @@ from trainer.errors import EngineError, TrainerError
 class Console:
     """The voice of one process; the voice of every other rank is silent."""
 
-    def __init__(self, speaks: bool = True, *, every_seconds: float = 5.0) -> None:
-        self._speaks = speaks
+    def __init__(self, speaks: bool = True, *, every_seconds: float = 5.0, aside: bool = False) -> None:
+        """`aside`: to stderr, for talk beside a program's product."""
+        self._speaks, self._aside = speaks, aside
         self._every_seconds = every_seconds
         self._quiet_until = 0.0
 
     def say(self, line: str) -> None:
         """One line, now."""
         if self._speaks:
-            _write(sys.stdout, line)
+            _write(sys.stderr if self._aside else sys.stdout, line)
 
     def say_sometimes(self, line: str, *, now: Callable[[], float] = time.monotonic) -> None:
         """One line of a kind that comes in crowds: only the first of every few seconds is said."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from trainer.cli import config, generate, prepare, train
+from trainer.cli import config, evaluate, generate, prepare, train
 
 COMMANDS = (
     train,
     prepare,
+    evaluate,
     generate,
     config,
 )

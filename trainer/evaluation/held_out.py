@@ -1,0 +1,61 @@
+"""Text to measure a model on: files of any kind that training reads, or the validation part of prepared shards.
+
+Shards are measured row by row as in training, so the loss is the `val_loss` of a training that saw the whole
+validation part. Files are measured document by document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from trainer.data import ShardSet, TokenRows, open_shards
+from trainer.data.readers import documents
+from trainer.data.shards import is_prepared
+from trainer.data.sources import corpus_path, find_corpus
+from trainer.errors import DataError
+from trainer.evaluation.models import MeasuredModel, tokenizer_of
+from trainer.evaluation.texts import TextLoss, Window, text_loss, windows_loss
+from trainer.quoting import shown
+
+Said = Callable[[int], None]
+
+
+def held_out_loss(
+    model: MeasuredModel, data: str, *, text_column: str = "text", said: Said = lambda tokens: None
+) -> TextLoss:
+    """The loss on `data`: shards by their validation part, anything else whole. Raises DataError."""
+    path = corpus_path(data)
+    if is_prepared(path):
+        return _shards_loss(model, open_shards(path), said)
+    texts = ("".join(document.texts) for document in documents(find_corpus(path), text_column))
+    return text_loss(model, texts, said=said)
+
+
+def _shards_loss(model: MeasuredModel, shards: ShardSet, said: Said) -> TextLoss:
+    tokenizer = tokenizer_of(model)
+    if tokenizer is None or tokenizer.identity != shards.tokenizer_identity:
+        raise DataError(
+            f"{shown(shards.root)} holds the tokens of another tokenizer than the model's",
+            why="ids of one tokenizer mean nothing to a model of another",
+            hint="measure it on the text itself: `--data FILE_OR_FOLDER`",
+        )
+    rows = TokenRows(shards, "val", model.max_seq_len)
+
+    def windows() -> Iterator[Window]:
+        for index in range(rows.num_rows):
+            row = rows.rows(index)[0].tolist()
+            yield row[:-1], row[1:]
+
+    nats, num_tokens = windows_loss(model, windows(), said=said)
+    predicted = np.concatenate([rows.rows(index)[0, 1:] for index in range(rows.num_rows)])
+    return TextLoss(nats, num_tokens, _num_bytes(predicted, shards, tokenizer.decode))
+
+
+def _num_bytes(
+    ids: np.ndarray[tuple[int, ...], np.dtype[np.int64]], shards: ShardSet, decode: Callable[..., str]
+) -> int:
+    """UTF-8 bytes of the documents that the ids spell; the end of a document is none of them."""
+    ends = np.flatnonzero(ids == shards.eot_id)
+    return sum(len(decode(part[part != shards.eot_id].tolist()).encode()) for part in np.split(ids, ends))

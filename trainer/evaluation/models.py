@@ -1,0 +1,117 @@
+"""A model to be measured: one of our checkpoints, or a causal LM of transformers, behind one small seam.
+
+What is measured never asks which of the two it is. Nothing is sampled and nothing is trained here.
+"""
+
+# B = sequences, T = tokens, V = vocabulary
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.errors import CheckpointError
+from trainer.models.policies import find_checkpoint, open_policy
+from trainer.quoting import shown
+from trainer.tokenizer import Tokenizer
+
+HUB = "hf:"
+"""Before the id of a model on the hub: `hf:HuggingFaceTB/SmolLM2-135M`."""
+
+
+class MeasuredModel(Protocol):
+    """Ids in, logits out, and the tokenizer that goes with them."""
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+
+    @property
+    def max_seq_len(self) -> int:
+        """Tokens of the longest row it takes."""
+
+    @property
+    def start_id(self) -> int:
+        """The id that stands before a text of which nothing is known: end-of-text, or the beginning."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, and no special ones."""
+
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        """(B, T, V), in the dtype the model computes in. Every row is attended from its first id on."""
+
+
+class OwnModel:
+    """A GPT from one of our checkpoints."""
+
+    def __init__(self, checkpoint: Path, device: torch.device) -> None:
+        self._model, self.tokenizer = open_policy(checkpoint, device)
+        self._device = device
+        self.name = str(checkpoint)
+        self.max_seq_len: int = self._model.config.max_seq_len
+        self.start_id = self.tokenizer.eot_id
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    @torch.no_grad()
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        logits_BTV: Tensor = self._model(ids_BT.to(self._device)).logits
+        return logits_BTV
+
+
+class TransformersModel:
+    """A causal LM of transformers, from a folder or from the hub."""
+
+    def __init__(self, folder_or_id: str, device: torch.device) -> None:
+        self._model, self._tokenizer = _opened(folder_or_id)
+        self._model.to(device).eval()
+        self._device = device
+        self.name = folder_or_id
+        config = self._model.config
+        self.max_seq_len = int(config.max_position_embeddings)  # transformers maps GPT-2's n_positions to it
+        known = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
+        self.start_id = next((int(each) for each in known if each is not None), 0)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    @torch.no_grad()
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        logits_BTV: Tensor = self._model(ids_BT.to(self._device)).logits
+        return logits_BTV
+
+
+def open_measured(which: str, device: torch.device) -> MeasuredModel:
+    """The model `which` names: a checkpoint or a run's folder, a folder of transformers, or `hf:ID`.
+
+    Raises CheckpointError where it is none of these.
+    """
+    if which.startswith(HUB):
+        return TransformersModel(which.removeprefix(HUB), device)
+    path = Path(which).expanduser()
+    if (path / "config.json").is_file():
+        return TransformersModel(str(path), device)
+    return OwnModel(find_checkpoint(path), device)
+
+
+def tokenizer_of(model: MeasuredModel) -> Tokenizer | None:
+    """Our own tokenizer of one of our checkpoints; None for a model of transformers."""
+    return model.tokenizer if isinstance(model, OwnModel) else None
+
+
+def _opened(folder_or_id: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # late: seconds, for those who need it
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder_or_id)
+        return AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32), tokenizer
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{shown(Path(folder_or_id))} is no causal language model that transformers can load",
+            why=str(error).strip().splitlines()[0],
+            hint="name a checkpoint, a run's folder, a folder with config.json, or hf:OWNER/NAME",
+        ) from error

@@ -1,0 +1,75 @@
+"""What an evaluation found, as a page to read and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.evaluation.hellaswag import Accuracy
+from trainer.evaluation.texts import TextLoss
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one model; what was not measured is None or empty."""
+
+    model: str
+    data: str = ""
+    text: TextLoss | None = None
+    hellaswag: Sequence[Accuracy] = ()
+    tasks: dict[str, dict[str, float]] | None = None
+    """lm-eval's own figures, task by task."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        found: dict[str, Any] = {"model": self.model}
+        if self.text:
+            found["text"] = {
+                "data": self.data,
+                "loss": self.text.loss,
+                "perplexity": self.text.perplexity,
+                "bits_per_byte": self.text.bits_per_byte,
+                "tokens": self.text.num_tokens,
+                "bytes": self.text.num_bytes,
+            }
+        if self.hellaswag:
+            found["hellaswag"] = {
+                each.style: {
+                    "acc": each.acc,
+                    "acc_norm": each.acc_norm,
+                    "acc_norm_stderr": each.standard_error,
+                    "rows": each.rows,
+                }
+                for each in self.hellaswag
+            }
+        if self.tasks is not None:
+            found["tasks"] = self.tasks
+        return found
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [self.model, *self._text_lines(), *self._hellaswag_lines(), *self._task_lines()]
+
+    def _text_lines(self) -> list[str]:
+        if self.text is None:
+            return []
+        text = self.text
+        figures = f"loss {text.loss:.4f}  perplexity {text.perplexity:.2f}  bits per byte {text.bits_per_byte:.4f}"
+        return [
+            f"text        {self.data}: {text.num_tokens:,} tokens, {text.num_bytes:,} bytes",
+            f"            {figures}",
+        ]
+
+    def _hellaswag_lines(self) -> list[str]:
+        return [
+            f"hellaswag   {each.style:<10}  acc {each.acc:.4f}  acc_norm {each.acc_norm:.4f} "
+            f"± {each.standard_error:.4f}  ({each.rows} rows)"
+            for each in self.hellaswag
+        ]
+
+    def _task_lines(self) -> list[str]:
+        return [
+            f"{task:<11} " + "  ".join(f"{name} {value:.4f}" for name, value in sorted(figures.items()))
+            for task, figures in (self.tasks or {}).items()
+        ]
