@@ -90,7 +90,7 @@ class Answer:
             return _redirected(self)
         if self.status in (401, 403):
             return key_refused(self)
-        if self.status >= 500 or self.status in (408, 425):
+        if self.status >= 500 or self.status in (408, 425) or _is_html(self):  # an API does not speak HTML
             return lost(self.provider, self.summary, may_bill=may_bill)
         if self.status >= 400:
             return Refused(f"`{self.provider}` refused", why=self.summary, answer=self)

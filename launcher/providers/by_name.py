@@ -8,9 +8,10 @@ from launcher.clock import Clock, SystemClock
 from launcher.errors import UsageError
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider
+from launcher.providers.retrying import Retrying
 from launcher.providers.static_host import StaticHost
 
-AVAILABLE = ("local", "ssh")
+AVAILABLE = ("local", "ssh", "vast")
 """What this version has; jobs.yaml may name others, which come later."""
 
 
@@ -29,8 +30,12 @@ def open_provider(
         from launcher.providers.ssh import SshProvider
 
         return SshProvider(state.provider("ssh"), hosts or {})
+    if name == "vast":
+        from launcher.providers.vast import open_vast
+
+        return Retrying(open_vast(clock), clock)
     raise UsageError(
         f"this gptops has no provider `{name}`",
         why=f"it has: {', '.join(AVAILABLE)}",
-        hint="write `provider: local` or `provider: ssh` in jobs.yaml, or use --provider",
+        hint="write one of these as `provider` in jobs.yaml, or use --provider",
     )
