@@ -15,9 +15,10 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from trainer.config import ModelConfig
+from trainer.models.cache import KVCache
 from trainer.models.gpt2_weights import from_gpt2, gpt2_config
 from trainer.models.loss import IGNORE_INDEX
-from trainer.models.model import GPT, KVCache
+from trainer.models.model import GPT
 
 CONFIG = ModelConfig(d_model=64, n_layers=3, n_heads=4, max_seq_len=48, vocab_size=101)
 

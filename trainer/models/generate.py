@@ -1,26 +1,47 @@
-"""Text from a model, one token at a time, the same for the same seed.
+"""Text from a model: one sequence as it comes, or many side by side, the same for the same seed.
 
-Draws from a generator of its own, so training goes on as if nothing had been sampled, and leaves the model in the
-mode it was in. Past the model's positions the window slides: the newest half is encoded afresh and sampling goes on,
-so a text may be of any length. It refuses to know about tokenizers: ids in, ids out.
+All rows of a batch stand at the same position. A row whose prompt is longer takes the next token of its prompt where
+the others take what was drawn; so there is no padding, no mask, and a row in a batch gets the logits it would get
+alone. Past the model's positions the window slides: the newest half is encoded afresh from position 0 and sampling goes
+on, so a text may be of any length.
+
+Draws from numbers of its own, so training goes on as if nothing had been sampled, and leaves the model in the mode it
+was in. It refuses to know about tokenizers: ids in, ids out.
 """
 
-# B = sequences (1), T = tokens, V = vocabulary
+# B = sequences, T = tokens, V = vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainer.config import ModelConfig
+from trainer.models.cache import KVCache
 from trainer.models.loss import compute_dtype
-from trainer.models.model import GPT, KVCache
+from trainer.models.sampling import Sampling, sampled_ids, uniforms
+
+
+@dataclass
+class Completion:
+    """What one prompt was followed by."""
+
+    ids: list[int] = field(default_factory=list)
+    """Without the id that ended it."""
+    logps: list[float] = field(default_factory=list)
+    """Log-probability of each drawn id under the temperature it was drawn with, before top-k and top-p, the id that
+    ended it included; empty unless it was asked for."""
+    stop_id: int | None = None
+    """What ended it; None where `max_tokens` did."""
 
 
 def generate(
-    model: GPT,
+    model: nn.Module,
     prompt_ids: Sequence[int],
     *,
     max_tokens: int,
@@ -32,65 +53,139 @@ def generate(
 ) -> list[int]:
     """At most `max_tokens` ids that follow `prompt_ids`; ends before `stop_id`, which is not returned.
 
-    `temperature` 0 takes the likeliest id. `top_k` (0: off) and `top_p` (1: off) limit the choice, in this order.
     The prompt must not be empty; the end-of-text id stands for "anything". Works under autocast.
     """
-    assert prompt_ids, "an empty prompt: pass the end-of-text id"
-    generator = torch.Generator().manual_seed(seed)
-    ids: list[int] = []
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    stop_ids = () if stop_id is None else (stop_id,)
+    return generate_batch(model, [prompt_ids], max_tokens=max_tokens, sampling=sampling, stop_ids=stop_ids)[0].ids
+
+
+def stream(
+    model: nn.Module,
+    prompt_ids: Sequence[int],
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    stop_ids: Collection[int] = (),
+) -> Iterator[int]:
+    """The ids of `generate`, each as soon as it is drawn. The model is in evaluation mode until it is exhausted."""
     with _evaluating(model):
-        window = _Window(model, prompt_ids)
-        while len(ids) < max_tokens:
-            new = sampled_id(window.logits_V, temperature, top_k, top_p, generator)
-            if new == stop_id:
-                break
-            ids.append(new)
-            window.append(new)
-    return ids
+        rows = _Rows(model, [prompt_ids], max_tokens, sampling, stop_ids)
+        while rows.living:
+            rows.step()
+            yield from rows.completions[0].ids[-1:] if rows.living else []
 
 
-def sampled_id(logits_V: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> int:
-    """One id drawn from softmax(logits / temperature), cut to the `top_k` likeliest and then to mass `top_p`."""
-    if temperature == 0:
-        return int(logits_V.argmax())
-    # On the CPU and in fp32: the same seed then gives the same text on every device with equal logits.
-    scaled_V = logits_V.float().cpu() / temperature
-    kept = min(top_k, len(scaled_V)) if top_k else len(scaled_V)
-    logits_K, ids_K = scaled_V.sort(descending=True, stable=True)
-    probs_K = logits_K[:kept].softmax(-1)
-    # An id stays while the likelier ones together are short of top_p; the likeliest always does.
-    probs_K = probs_K * (probs_K.cumsum(-1) - probs_K < top_p)
-    return int(ids_K[torch.multinomial(probs_K, 1, generator=generator)])
+def generate_batch(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    stop_ids: Collection[int] = (),
+    with_logps: bool = False,
+) -> list[Completion]:
+    """What follows each prompt, in their order. Row `i` is what it would be alone, but for rounding in the logits.
+
+    Prompts must not be empty; of one longer than the model's positions the newest ones count.
+    """
+    if not prompts or max_tokens < 1:
+        return [Completion() for _ in prompts]
+    with _evaluating(model):
+        rows = _Rows(model, prompts, max_tokens, sampling, stop_ids, with_logps)
+        while rows.living:
+            rows.step()
+    return rows.completions
 
 
-class _Window:
-    """The newest tokens of a text, as many as the model has positions for, and what comes next."""
+class _Rows:
+    """Sequences that grow side by side. `living` has the numbers of those that still do."""
 
-    def __init__(self, model: GPT, ids: Sequence[int]) -> None:
-        self.model, self.ids, self.limit = model, list(ids), model.config.max_seq_len
-        weight = model.token_embedding.weight
-        self.device = weight.device
-        self.cache = KVCache(model.config, 1, dtype=compute_dtype(weight), device=weight.device)
-        self.logits_V = self._logits(self.ids[-self.limit :])
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        sampling: Sampling,
+        stop_ids: Collection[int],
+        with_logps: bool = False,
+    ) -> None:
+        assert all(prompts), "an empty prompt: pass the end-of-text id"
+        self._model, self._sampling, self._max_tokens = model, sampling, max_tokens
+        self._stop_ids, self._with_logps = frozenset(stop_ids), with_logps
+        config = cast(ModelConfig, model.config)  # nn.Module takes every attribute for a tensor or a module
+        self._limit = config.max_seq_len
+        self._prompts = [list(prompt)[-self._limit :] for prompt in prompts]
+        self.completions = [Completion() for _ in prompts]
+        self.living = list(range(len(prompts)))
+        self._position = min(map(len, self._prompts))
+        longest = max(map(len, self._prompts)) + max_tokens
+        weight = next(model.parameters())
+        self._device = weight.device
+        self._cache = KVCache(
+            config,
+            len(prompts),
+            dtype=compute_dtype(weight),
+            device=weight.device,
+            capacity=longest,
+        )
+        self._logits_BV = self._forward([prompt[: self._position] for prompt in self._prompts])
 
-    def append(self, new: int) -> None:
-        """Take one more token in; where no position is left, encode the newest half again from position 0."""
-        self.ids.append(new)
-        if self.cache.length < self.limit:
-            self.logits_V = self._logits([new])
-        else:
-            self.cache.clear()
-            self.logits_V = self._logits(self.ids[-max(1, self.limit // 2) :])
+    def step(self) -> None:
+        """One more token for every living row."""
+        numbers = [len(self.completions[row].ids) for row in self.living]
+        new_ids = self._drawn(numbers)
+        kept = [i for i, row in enumerate(self.living) if self._took(row, i, new_ids)]
+        self._position += 1
+        ended = len(kept) < len(self.living)
+        self.living = [self.living[i] for i in kept]
+        if not self.living:
+            return
+        if ended:
+            self._cache.keep(torch.tensor(kept, device=self._device))
+        self._logits_BV = self._next_logits()
 
-    def _logits(self, ids: list[int]) -> Tensor:
-        ids_BT = torch.tensor([ids], device=self.device)
-        logits_BTV = self.model(ids_BT, cache=self.cache, last_only=True).logits
-        last_V: Tensor = logits_BTV[0, -1]
-        return last_V
+    def _drawn(self, numbers: Sequence[int]) -> list[int]:
+        """The id each living row would go on with, were its prompt at its end."""
+        draws_B = torch.stack(
+            [uniforms(self._sampling.seed, [row], number)[0] for row, number in zip(self.living, numbers, strict=True)]
+        )
+        ids_B = sampled_ids(self._logits_BV, self._sampling, draws_B)
+        if self._with_logps:
+            temperature = self._sampling.temperature or 1.0
+            logps_BV = (self._logits_BV.float() / temperature).log_softmax(-1)
+            self._logps = logps_BV.gather(-1, ids_B[:, None].to(logps_BV.device)).squeeze(-1).tolist()
+        drawn: list[int] = ids_B.tolist()
+        return drawn
+
+    def _took(self, row: int, place: int, new_ids: list[int]) -> bool:
+        """Whether the row goes on after its token: the prompt's own next one, or the drawn one."""
+        if self._position < len(self._prompts[row]):
+            return True
+        completion = self.completions[row]
+        if self._with_logps:
+            completion.logps.append(self._logps[place])
+        if new_ids[place] in self._stop_ids:
+            completion.stop_id = new_ids[place]
+            return False
+        completion.ids.append(new_ids[place])
+        return len(completion.ids) < self._max_tokens
+
+    def _next_logits(self) -> Tensor:
+        texts = [[*self._prompts[row], *self.completions[row].ids][: self._position] for row in self.living]
+        if self._cache.length < self._limit:
+            return self._forward([text[-1:] for text in texts])
+        self._cache.clear()
+        return self._forward([text[-max(1, self._limit // 2) :] for text in texts])
+
+    def _forward(self, ids: list[list[int]]) -> Tensor:
+        ids_BT = torch.tensor(ids, device=self._device)
+        logits_BTV: Tensor = self._model(ids_BT, cache=self._cache, last_only=True).logits
+        return logits_BTV[:, -1]
 
 
 @contextmanager
-def _evaluating(model: GPT) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout and gradients; afterwards as before."""
     was_training = model.training
     model.eval()
