@@ -13,8 +13,17 @@ from trainer.config.model import ModelConfig
 class KVCache:
     """Keys and values of the tokens seen so far, of every block, in memory taken once."""
 
-    def __init__(self, config: ModelConfig, batch_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.n_layers, batch_size, config.n_heads, config.max_seq_len, config.d_model // config.n_heads)
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        capacity: int | None = None,
+    ) -> None:
+        length = min(capacity or config.max_seq_len, config.max_seq_len)
+        shape = (config.n_layers, batch_size, config.n_heads, length, config.d_model // config.n_heads)
         self.keys_LBNSH = torch.empty(shape, dtype=dtype, device=device)
         self.values_LBNSH = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
@@ -22,6 +31,11 @@ class KVCache:
     def clear(self) -> None:
         """Forget every token; the memory stays."""
         self.length = 0
+
+    def keep(self, rows_B: Tensor) -> None:
+        """Go on with these rows alone, in this order."""
+        self.keys_LBNSH = self.keys_LBNSH[:, rows_B]
+        self.values_LBNSH = self.values_LBNSH[:, rows_B]
 
     def extended(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
         """Store the newest tokens of one layer and return all of its tokens. `length` moves when the last layer did."""
