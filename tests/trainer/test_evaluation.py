@@ -186,7 +186,9 @@ def test_a_folder_of_transformers_is_measured_too(tmp_path: Path) -> None:
     inner.pre_tokenizer = ByteLevel(add_prefix_space=False)
     PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>").save_pretrained(tmp_path)
     torch.manual_seed(0)
-    shape = GPT2Config(257, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=256, eos_token_id=256)
+    shape = GPT2Config(
+        vocab_size=257, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=256, eos_token_id=256
+    )
     network = GPT2LMHeadModel(shape).eval().requires_grad_(False)
     network.save_pretrained(tmp_path)
     model = open_measured(str(tmp_path), torch.device("cpu"))

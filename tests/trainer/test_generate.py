@@ -132,10 +132,11 @@ def test_log_probabilities_are_those_of_a_forward_at_the_temperature(model: GPT)
         assert torch.allclose(torch.tensor(each.logps), wanted, atol=1e-4)
 
 
-def test_a_stream_gives_the_same_ids_one_by_one(model: GPT) -> None:
+@pytest.mark.parametrize("stop_ids", [[], [9]])
+def test_a_stream_gives_the_same_ids_one_by_one(model: GPT, stop_ids: list[int]) -> None:
     sampling = Sampling(0.9, top_k=20, seed=7)
-    wanted = generate_batch(model, [[3, 4]], max_tokens=30, sampling=sampling, stop_ids=[9])[0].ids
-    assert list(stream(model, [3, 4], max_tokens=30, sampling=sampling, stop_ids=[9])) == wanted
+    (wanted,) = generate_batch(model, [[3, 4]], max_tokens=30, sampling=sampling, stop_ids=stop_ids)
+    assert list(stream(model, [3, 4], max_tokens=30, sampling=sampling, stop_ids=stop_ids)) == wanted.ids
 
 
 def test_it_works_under_bf16_autocast(model: GPT) -> None:

@@ -13,7 +13,7 @@ was in. It refuses to know about tokenizers: ids in, ids out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -67,13 +67,15 @@ def stream(
     max_tokens: int,
     sampling: Sampling,
     stop_ids: Collection[int] = (),
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """The ids of `generate`, each as soon as it is drawn. The model is in evaluation mode until it is exhausted."""
     with _evaluating(model):
         rows = _Rows(model, [prompt_ids], max_tokens, sampling, stop_ids)
+        told = 0
         while rows.living:
             rows.step()
-            yield from rows.completions[0].ids[-1:] if rows.living else []
+            yield from rows.completions[0].ids[told:]
+            told = len(rows.completions[0].ids)
 
 
 def generate_batch(
