@@ -77,6 +77,10 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Each test has its own GPTOPS_HOME, a terminal of 100 plain columns, and no crash point."""
     monkeypatch.setenv("GPTOPS_HOME", str(tmp_path_factory.mktemp("state")))
     monkeypatch.setenv("COLUMNS", "100")
+    for name in ("VAST_URL", "RUNPOD_REST_URL", "LAMBDA_API_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # whatever a test does: no cloud is asked, no money spent
+    for name in ("VAST_API_KEY", "RUNPOD_API_KEY", "LAMBDA_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("GPTOPS_CRASH_AT", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
 

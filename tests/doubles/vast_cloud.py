@@ -9,7 +9,7 @@ In a test (fixture `vast` of tests/doubles/fixtures.py), or by hand:
     vast.requests, vast.count("PUT", "/asks/")            # what was asked (tests/doubles/cloud.py)
     vast.alive()                                          # ids of the instances that were not destroyed
     vast.dollars(), vast.meter.of(id).gpu / .disk         # charged up to now; vast.meter.per_hour: 0 if nothing bills
-    vast.box(id)                                        # its Box: .machine (a host: .cut(), .home), .label, .status(now)
+    vast.box(id)                                          # its Box: .machine (a host: .cut(), .home), .label, .bid
     vast.market, vast.sell("H100 SXM", gpus=8, gpu_per_hour=17.0, cuda_max_good=13.0)      # the rows on offer
     vast.next(sshd_after=60), vast.always(gpus="broken")  # Script of the next, of every later instance
     vast.script("create_reply_lost")                      # the sixteen of tests/doubles/vast_scenarios.py
