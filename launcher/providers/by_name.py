@@ -11,7 +11,7 @@ from launcher.providers.base import Provider
 from launcher.providers.retrying import Retrying
 from launcher.providers.static_host import StaticHost
 
-AVAILABLE = ("local", "ssh", "vast")
+AVAILABLE = ("local", "ssh", "vast", "runpod", "lambda_cloud")
 """What this version has; jobs.yaml may name others, which come later."""
 
 
@@ -34,6 +34,14 @@ def open_provider(
         from launcher.providers.vast import open_vast
 
         return Retrying(open_vast(clock), clock)
+    if name == "runpod":
+        from launcher.providers.runpod import open_runpod
+
+        return Retrying(open_runpod(clock), clock)
+    if name == "lambda_cloud":
+        from launcher.providers.lambda_cloud import open_lambda_cloud
+
+        return Retrying(open_lambda_cloud(clock), clock)
     raise UsageError(
         f"this gptops has no provider `{name}`",
         why=f"it has: {', '.join(AVAILABLE)}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from launcher.mention import mentions_any
 from launcher.providers.base import Offer, Wanted
 from launcher.providers.fields import Fields
 
@@ -21,7 +20,7 @@ def offers_of(types: Any, wanted: Wanted) -> Iterator[Offer]:
         specs = Fields.of(kind.row.get("specs"), "lambda's specs")
         gpus, model = specs.whole("gpus", 0), _model(kind)
         right_count = gpus == wanted.gpus if wanted.gpus else gpus > 0
-        if right_count and mentions_any(model, wanted.gpu_names):
+        if right_count:
             for region in item.row.get("regions_with_capacity_available") or []:
                 yield _offer(kind, specs, model, Fields.of(region, "lambda's region"))
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from launcher.mention import mentions_any
 from launcher.providers.base import Offer, Wanted
 from launcher.providers.fields import Fields
 
@@ -64,8 +63,7 @@ def _could_be_created(gpu: Fields, cloud: Cloud, wanted: Wanted) -> bool:
     most = Fields.of(gpu.row.get("maxCount") or {}, "runpod's maxCount").whole(word, 0)
     sold = gpu.flag(word) and most >= count_of(wanted) and gpu.text("availability", "NONE") != "NONE"
     nvidia = gpu.text("manufacturer", "NVIDIA").upper() == "NVIDIA"
-    # Only the id is what nvidia-smi will say: by the short name a machine could be rented that is then refused.
-    return sold and nvidia and mentions_any(gpu.text("id"), wanted.gpu_names)
+    return sold and nvidia
 
 
 def _data_centers(gpu: Fields) -> list[str]:
@@ -85,7 +83,7 @@ def _offer(gpu: Fields, cloud: Cloud, center: str, wanted: Wanted) -> Offer:
         offer_id=_offer_id(cloud, center, count, name, wanted),
         description=f"{count}x {name}, {place}",
         gpus=count,
-        gpu_name=name,
+        gpu_name=name,  # the id, `NVIDIA H100 80GB HBM3`: the one of its two names that nvidia-smi says too
         price_per_hour=count * one_gpu + disk,
         disk_per_hour=disk,
         location=center,

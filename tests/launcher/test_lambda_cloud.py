@@ -17,6 +17,7 @@ from launcher.providers.lambda_cloud_keys import key_name
 from launcher.providers.lambda_cloud_names import short_name
 from launcher.providers.retrying import Retrying
 from launcher.remote.host import Address
+from launcher.renting.choice import choose
 from tests.conftest import FakeClock
 from tests.doubles.cloud import DROPPED, Asked, Reply
 from tests.doubles.lambda_cloud import INACTIVE_KEY, KEY, LambdaDouble, Plan, refusal
@@ -74,13 +75,17 @@ def test_each_region_with_capacity_is_an_offer_at_the_price_of_the_whole_machine
 def test_only_the_right_number_of_gpus_and_only_what_has_capacity_is_offered(lambda_cloud: LambdaCloudProvider) -> None:
     kinds = {offer.offer_id.split(":")[0] for offer in lambda_cloud.offers(Wanted(gpus=1))}
     assert kinds == {"gpu_1x_h100_pcie", "gpu_1x_a10"}
-    assert lambda_cloud.offers(Wanted(gpus=1, gpu_names=("A100",))) == [], "no region has one"
     assert lambda_cloud.offers(Wanted(gpus=3)) == []
 
 
-def test_part_of_a_word_is_no_name(lambda_cloud: LambdaCloudProvider) -> None:
-    assert lambda_cloud.offers(Wanted(gpus=1, gpu_names=("A1",))) == []
-    assert len(lambda_cloud.offers(Wanted(gpus=1, gpu_names=("a10",)))) == 1
+@pytest.mark.parametrize(
+    ("name", "found"), [("a10", ["A10 (24 GB PCIe)"]), ("A1", []), ("H100 80GB", ["H100 (80 GB PCIe)"])]
+)
+def test_a_short_name_finds_the_model_and_part_of_a_word_does_not(
+    lambda_cloud: LambdaCloudProvider, name: str, found: list[str]
+) -> None:
+    wanted = Wanted(gpus=1, gpu_names=(name,))
+    assert [each.offer.gpu_name for each in choose(lambda_cloud.offers(wanted), wanted).fitting] == found
 
 
 def test_an_empty_list_of_types_offers_nothing(lambda_cloud: LambdaCloudProvider, cloud: LambdaDouble) -> None:

@@ -20,6 +20,8 @@ from launcher.providers.static_host import StaticHost
 from launcher.remote.host import Address
 from launcher.remote.keys import ensure_key, public_line
 from tests.doubles.cloud import Cloud
+from tests.doubles.lambda_cloud import LambdaDouble
+from tests.doubles.runpod import RunpodDouble
 from tests.doubles.vast_cloud import VastCloud
 from tests.launcher.conftest import require_programs
 
@@ -43,6 +45,8 @@ def a_vast_double(folder: Path) -> VastCloud:
 
 CLOUDS: dict[str, tuple[Callable[[Path], Cloud], str, str, str]] = {
     "vast": (a_vast_double, "VAST_URL", "VAST_API_KEY", "99999999"),
+    "runpod": (RunpodDouble, "RUNPOD_REST_URL", "RUNPOD_API_KEY", "podnothing"),
+    "lambda_cloud": (LambdaDouble, "LAMBDA_API_URL", "LAMBDA_API_KEY", "0" * 31 + "f"),
 }
 """Their double, the variables that lead to it, and an id that no machine has."""
 
