@@ -28,7 +28,7 @@ from trainer.config import ACCEPTED_STAGES, Model, Strings
 Stage = Literal["pretrain", "sft", "dpo", "orpo", "ppo", "grpo", "rgpo"]
 ProviderName = Literal["local", "ssh", "vast", "runpod", "lambda_cloud"]
 
-ACCEPTED_PROVIDERS = ("local", "ssh")
+ACCEPTED_PROVIDERS = ("local", "ssh", "vast", "runpod", "lambda_cloud")
 """The providers this version can open a machine with."""
 
 _SHORTEST_PAID_RUN_HOURS = 0.1
