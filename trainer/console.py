@@ -10,9 +10,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from trainer.errors import EngineError, TrainerError
+from trainer.quoting import shown
 
 
 class Console:
@@ -23,11 +25,31 @@ class Console:
         self._speaks, self._aside = speaks, aside
         self._every_seconds = every_seconds
         self._quiet_until = 0.0
+        self._log: Path | None = None
+
+    def keep_log(self, path: Path) -> None:
+        """From now on, also add every line to this file, each with its time. Raises EngineError."""
+        if self._speaks:
+            self._log = path
+            self.note("")
 
     def say(self, line: str) -> None:
         """One line, now."""
         if self._speaks:
             _write(sys.stderr if self._aside else sys.stdout, line)
+            self.note(line)
+
+    def note(self, text: str) -> None:
+        """For the log file alone, where there is one."""
+        if self._log is None:
+            return
+        try:
+            with self._log.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n" if text else "\n")
+        except OSError as error:
+            raise EngineError(
+                f"cannot write {shown(self._log)}", why=error.strerror or str(error), hint="df -h"
+            ) from error
 
     def say_sometimes(self, line: str, *, now: Callable[[], float] = time.monotonic) -> None:
         """One line of a kind that comes in crowds: only the first of every few seconds is said."""

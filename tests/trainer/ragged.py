@@ -26,6 +26,7 @@ class RaggedStage:
     """Eight fixed sequences of 2 to 30 units, in micro-batches of any size; calls `on_validation` when validating."""
 
     name = "ragged"
+    samples_from_policy = False
 
     def __init__(self, micro_batch_size: int, on_validation: Callable[[], None] = lambda: None) -> None:
         self.tokenizer = open_tokenizer(TokenizerConfig(kind="bytes"))

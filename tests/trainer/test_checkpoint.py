@@ -24,7 +24,8 @@ from tests.trainer.tiny import (
     weights,
 )
 from trainer import manifest
-from trainer.checkpoints.checkpoint import TrainState, optimizer_tensors, read_state, write_checkpoint
+from trainer.checkpoints.checkpoint import TrainState, read_state, write_checkpoint
+from trainer.checkpoints.snapshot import Camera, optimizer_tensors
 from trainer.config import TokenizerConfig
 from trainer.errors import CheckpointError
 from trainer.loop.optim import make_optimizer
@@ -110,12 +111,12 @@ class FullDiskTokenizer:
 def test_a_disk_that_fills_up_while_writing_leaves_nothing_and_is_named(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     model = GPT(config.model)
-    optimizer = make_optimizer(model, config.optim)
-    write_checkpoint(tmp_path, state_of(1), config=config, model=model, optimizer=optimizer,
-                     tokenizer=open_tokenizer(TokenizerConfig(kind="bytes")))  # fmt: skip
+    snapshot = Camera().snapshot(model, make_optimizer(model, config.optim))
+    assert snapshot is not None
+    bytes_tokenizer = open_tokenizer(TokenizerConfig(kind="bytes"))
+    write_checkpoint(tmp_path, state_of(1), snapshot, config=config, tokenizer=bytes_tokenizer)
     with pytest.raises(CheckpointError) as caught:
-        write_checkpoint(tmp_path, state_of(2), config=config, model=model, optimizer=optimizer,
-                         tokenizer=FullDiskTokenizer())  # type: ignore[arg-type]  # fmt: skip
+        write_checkpoint(tmp_path, state_of(2), snapshot, config=config, tokenizer=FullDiskTokenizer())  # type: ignore[arg-type]
     assert caught.value.why == "the disk is full"
     assert "step_00000002.tmp" in caught.value.what
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001"]

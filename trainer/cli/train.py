@@ -10,6 +10,7 @@ from trainer.cli.options import add_configured, configured
 from trainer.config import ACCEPTED_STAGES
 from trainer.console import Console
 from trainer.errors import ExitCode
+from trainer.loop.signals import stop_request
 from trainer.quoting import shown
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ def _run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     config = configured(args)
-    from trainer.loop.start import run_stage  # torch: after the configuration was found good
+    with stop_request():  # heard already while torch is imported
+        from trainer.loop.start import run_stage  # torch: after the configuration was found good
 
-    outcome = run_stage(args.command, config)
+        outcome = run_stage(args.command, config)
     console = Console(os.environ.get("RANK", "0") == "0")
     if outcome.stopped_by:
         origin = shown(outcome.checkpoint) if outcome.checkpoint else "the beginning"
@@ -45,7 +47,8 @@ def _train(args: argparse.Namespace) -> int:
         return ExitCode.STOPPED
     loss = f", val loss {outcome.val_loss:.4f}" if outcome.val_loss is not None else ""
     newest = shown(outcome.checkpoint) if outcome.checkpoint else "no checkpoint"
-    console.say(f"done: step {outcome.step}{loss}, {newest}")
+    early = f" ({outcome.ended_early})" if outcome.ended_early else ""
+    console.say(f"done: step {outcome.step}{early}{loss}, {newest}")
     return ExitCode.OK
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from trainer.config.strict import Model
@@ -16,6 +18,8 @@ class CheckpointConfig(Model):
     """Newest checkpoints kept. At least 2: the newest may be the one that turns out broken."""
     keep_best: bool = True
     """Also keep the one with the lowest validation loss."""
+    keep_every_steps: NonNegativeInt = 0
+    """Also keep every one whose step is a multiple of this, for good; 0 keeps none so."""
 
 
 class EvalConfig(Model):
@@ -24,6 +28,8 @@ class EvalConfig(Model):
     every_steps: PositiveInt = 250
     num_batches: PositiveInt = 16
     """Micro-batches per evaluation over all GPUs, always the same ones."""
+    patience: NonNegativeInt = 0
+    """End the run early after so many evaluations in a row without a lower loss; 0 never does."""
 
 
 class SampleConfig(Model):
@@ -41,8 +47,18 @@ class SampleConfig(Model):
     seed: NonNegativeInt = 1337
 
 
+TrackerName = Literal["tensorboard", "wandb", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio"]
+
+
 class LogConfig(Model):
-    """What is said while training."""
+    """What is said while training, and to whom."""
 
     every_steps: PositiveInt = 10
     """Steps per console line and per row of metrics.jsonl."""
+    trackers: Annotated[tuple[TrackerName, ...], Field(strict=False)] = ()
+    """Services and formats that get every row as well: tensorboard, wandb, or one of aim, clearml, comet_ml, dvclive,
+    mlflow, swanlab, trackio. Each needs its package; WANDB_MODE=offline needs no account."""
+    project: str = Field("gptops", min_length=1)
+    """Name under which a tracker groups runs."""
+    file: bool = True
+    """Also write what is said to out_dir/console.log, each line with its time; not where the launcher keeps the log."""

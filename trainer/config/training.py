@@ -24,28 +24,52 @@ class TrainConfig(Model):
     """`auto`: CUDA where there is one."""
     compile: bool = False
     """torch.compile the model: slower to start, faster per step."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes share the work: `ddp` gives each a whole model; `fsdp` gives each a part of the weights,
+    gradients and moments, for models that do not fit on one GPU."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each block and compute the rest again in the backward: less memory, a third more work."""
+    max_skipped_steps: PositiveInt = 5
+    """A step whose loss or gradient is not finite is skipped; so many in a row end the run."""
 
 
 class OptimConfig(Model):
-    """AdamW with decoupled decay on matrices only."""
+    """How gradients become steps."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`adamw`: all parameters. `muon`: Muon for the matrices of the blocks, AdamW for the rest."""
     lr: PositiveFloat = 6e-4
     """Peak learning rate."""
     weight_decay: float = Field(0.1, ge=0.0)
-    """Decay of parameters with two dimensions or more; biases and norms have none."""
+    """AdamW's decay of parameters with two dimensions or more; biases and norms have none. Not used by `muon`."""
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     beta2: float = Field(0.95, ge=0.0, lt=1.0)
     eps: PositiveFloat = 1e-8
     grad_clip: float = Field(1.0, ge=0.0)
     """Largest global gradient norm; 0 switches clipping off."""
+    matrix_lr: PositiveFloat = 0.02
+    """`muon`: peak learning rate of the matrices. Updates have singular values of one: it hardly depends on size."""
+    matrix_weight_decay: float = Field(0.0, ge=0.0)
+    """`muon`: decoupled decay of the matrices, per unit of matrix_lr."""
+    momentum: float = Field(0.95, ge=0.0, lt=1.0)
+    """`muon`: Nesterov momentum of the matrices."""
+    ns_steps: PositiveInt = 5
+    """`muon`: steps of the iteration that makes an update orthogonal. 3 are enough for small models."""
+    embedding_lr: PositiveFloat | None = None
+    """`muon`: peak learning rate of the embeddings; left out, it is `lr`."""
+    head_lr: PositiveFloat | None = None
+    """`muon`: peak learning rate of a head of its own; left out, it is `lr`."""
 
 
 class ScheduleConfig(Model):
     """Learning rate as a pure function of the step."""
 
-    kind: Literal["cosine", "constant"] = "cosine"
-    """`cosine` decays over the whole run, `constant` stays at the peak after the warmup."""
+    kind: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    """After the warmup, `cosine` and `linear` fall over the whole run, `wsd` stays at the peak and falls in the last
+    `decay_fraction` of the run, `constant` stays at the peak."""
     warmup_steps: NonNegativeInt = 100
     """Steps of linear warmup."""
     min_lr_ratio: float = Field(0.1, ge=0.0, le=1.0)
     """Final learning rate as a share of the peak."""
+    decay_fraction: float = Field(0.2, gt=0.0, le=1.0)
+    """`wsd`: share of the run's steps, at its end, in which the rate falls."""

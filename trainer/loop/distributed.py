@@ -13,18 +13,18 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.console import show_error
 from trainer.errors import EngineError, TrainerError
 from trainer.loop.precision import Precision, chosen_precision
+from trainer.loop.signals import interruptible
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=24)
@@ -46,22 +46,9 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def wrap(self, model: nn.Module, *, compiled: bool) -> nn.Module:
-        """The model as the loss must call it: autocast, compiled where asked, gradients reduced over the ranks."""
-        policy = torch.compile(model) if compiled else model
-        wrapped: nn.Module = self.accelerator.prepare_model(policy)
-        return wrapped
-
     def autocast(self) -> AbstractContextManager[Any]:
         """Forwards in here compute in the run's precision; the wrapped policy's do anyway."""
         context: AbstractContextManager[Any] = self.accelerator.autocast()
-        return context
-
-    def no_reduction(self, policy: nn.Module) -> AbstractContextManager[Any]:
-        """Backwards in here only add to this rank's gradients."""
-        if self.num_processes == 1:
-            return nullcontext()
-        context: AbstractContextManager[Any] = self.accelerator.no_sync(policy)
         return context
 
     def totals(self, values: Sequence[float]) -> list[float]:
@@ -159,7 +146,8 @@ def _open(train: TrainConfig, environ: Mapping[str, str]) -> World:
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, TrainerError | None]:
     try:
-        return act(), None
+        with interruptible():
+            return act(), None
     except TrainerError as error:
         return None, error
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer import manifest
-from trainer.checkpoints.checkpoint import read_config, sweep
+from trainer.checkpoints.checkpoint import read_config
+from trainer.checkpoints.keeping import sweep
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.errors import CheckpointError
@@ -31,6 +32,9 @@ _FREE = (
     "train.precision",
     "train.device",
     "train.compile",
+    "train.parallel",
+    "train.activation_checkpointing",
+    "train.max_skipped_steps",
     "optim",
     "schedule",
     "checkpoint",
@@ -40,7 +44,13 @@ _FREE = (
 )
 """What may change when a run goes on; everything else, and whatever is added later, may not."""
 
-_CHANGES_ROUNDING = ("train.micro_batch_size", "train.precision", "train.device", "train.compile")
+_CHANGES_ROUNDING = (
+    "train.micro_batch_size",
+    "train.precision",
+    "train.device",
+    "train.compile",
+    "train.parallel",
+)
 
 
 def checkpoint_to_resume(config: RunConfig, folder: Path, console: Console) -> Path | None:

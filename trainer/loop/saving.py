@@ -1,6 +1,7 @@
 """Which checkpoints a run has: writes the next one, knows the best one, and lets old ones go, in that order.
 
-All ranks take part in a save, because each hands over the state of its generators; rank 0 writes.
+All ranks take part in a save: each hands over the state of its generators, and its part of the tensors where they are
+spread. The training waits while the state is copied to host memory; a thread of rank 0 writes it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from trainer import manifest
 from trainer.checkpoints import checkpoint as files
+from trainer.checkpoints.keeping import rotate
+from trainer.checkpoints.snapshot import Camera, Snapshot
 from trainer.config import RunConfig
 from trainer.console import Console, size_text
 from trainer.loop.distributed import World
 from trainer.loop.random_state import RandomState, random_state
+from trainer.loop.writer import Writer
 from trainer.tokenizer import Tokenizer
 
 
@@ -28,10 +31,17 @@ class Saver:
 
     def __init__(self, config: RunConfig, world: World, console: Console) -> None:
         self._config, self._world, self._console = config, world, console
+        self._camera, self._writer = Camera(), Writer[Path]()
         self.folder = files.folder_of(Path(config.out_dir))
         self.newest: Path | None = None
+        """The newest one known to be published; `settle` first to know of all."""
         self.best_loss: float | None = None
         self.best_step: int | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last checkpoint could not be written; `settle` says why. Known to rank 0 alone."""
+        return self._writer.failed
 
     def resume_from(self, checkpoint: Path, state: files.TrainState) -> None:
         """Go on counting from there."""
@@ -49,23 +59,41 @@ class Saver:
         optimizer: Optimizer,
         tokenizer: Tokenizer,
     ) -> None:
-        """Publish a checkpoint, then rotate. Every rank calls this. Raises CheckpointError on every rank."""
-        states = self._world.gather(random_state(self._world.device))
-        tensors = {"model": model, "optimizer": optimizer, "tokenizer": tokenizer}
-        self.newest = self._world.on_first(lambda: self._write(state_with(states), tensors))
+        """Copy the state, and have it published and the old ones rotated in the background. Every rank calls this.
 
-    def _write(self, state: files.TrainState, tensors: dict[str, Any]) -> Path:
+        Raises CheckpointError on every rank where the checkpoint before this one could not be written.
+        """
+        states = self._world.gather(random_state(self._world.device))
+        self.settle()
+        snapshot = self._camera.snapshot(model, optimizer, keep=self._world.is_first)
+        if snapshot is not None:
+            state = state_with(states)
+            self._writer.begin(lambda: self._write(state, snapshot, tokenizer))
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written. Every rank calls this, and has its CheckpointError."""
+        self.newest = self._world.on_first(self._writer.wait) or self.newest
+
+    def finish_quietly(self) -> None:
+        """Let this rank's thread end; the run ends with an error that matters more than what it may have met."""
+        self._writer.join()
+
+    def _write(self, state: files.TrainState, snapshot: Snapshot, tokenizer: Tokenizer) -> Path:
         began = time.perf_counter()
-        published = files.write_checkpoint(self.folder, state, config=self._config, **tensors)
+        published = files.write_checkpoint(self.folder, state, snapshot, config=self._config, tokenizer=tokenizer)
         size = size_text(manifest.read_manifest(published).total_bytes)
         self._console.say(f"saved `{published.name}` ({size}, {time.perf_counter() - began:.1f} s)")
-        self._rotate()
+        self._rotate(state.best_step)
         return published
 
-    def _rotate(self) -> None:
+    def _rotate(self, best_step: int | None) -> None:
         settings = self._config.checkpoint
         try:
-            keep_step = self.best_step if settings.keep_best else None
-            files.rotate(self.folder, keep_last=settings.keep_last, keep_step=keep_step)
+            rotate(
+                self.folder,
+                keep_last=settings.keep_last,
+                keep_step=best_step if settings.keep_best else None,
+                keep_every_steps=settings.keep_every_steps,
+            )
         except OSError as error:  # the new checkpoint is safe; an old one that stays costs nothing but room
             self._console.say(f"could not remove an old checkpoint: {error}")

@@ -2,26 +2,81 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from trainer import manifest
+from trainer.checkpoints.checkpoint import folder_of
 from trainer.checkpoints.out_dir import claimed
 from trainer.config import RunConfig
 from trainer.console import Console
+from trainer.errors import EngineError, TrainerError
 from trainer.loop.distributed import World, opened_world
 from trainer.loop.engine import Outcome, train
+from trainer.loop.signals import StopRequested, stop_request
 from trainer.sizing import grad_accum_steps, num_parameters
 from trainer.stages import open_stage
+from trainer.trackers import require_trackers
+
+LOG_NAME = "console.log"
+"""Of a run that nobody else keeps the log of. Not `train.log`: that is what the launcher brings home."""
 
 
 def run_stage(name: str, config: RunConfig) -> Outcome:
     """Train the stage called `name`. Every process of the run calls this. Raises TrainerError."""
-    with opened_world(config.train) as world:
+    with stop_request(), opened_world(config.train) as world:
         console = Console(world.is_first)
-        console.say(_headline(name, config, world))
-        with claimed(Path(config.out_dir), world):
-            return train(config, open_stage(name, config, world, console), world, console)
+        try:
+            with claimed(Path(config.out_dir), world):
+                return _train(name, config, world, console)
+        except StopRequested as request:
+            return _stopped(config, request)
+
+
+def _train(name: str, config: RunConfig, world: World, console: Console) -> Outcome:
+    try:
+        world.on_first(lambda: _begin(name, config, world, console))
+        stage = open_stage(name, config, world, console)
+        if config.train.parallel == "fsdp" and stage.samples_from_policy and world.num_processes > 1:
+            raise _cannot_sample(name)
+        return train(config, stage, world, console)
+    except TrainerError as error:
+        console.note(str(error))
+        raise
+
+
+def _begin(name: str, config: RunConfig, world: World, console: Console) -> None:
+    """What must be known before anything takes long."""
+    if keeps_log(config, os.environ):
+        console.keep_log(Path(config.out_dir) / LOG_NAME)
+    console.say(_headline(name, config, world))
+    require_trackers(config.log.trackers)
+
+
+def keeps_log(config: RunConfig, environ: Mapping[str, str]) -> bool:
+    """Whether the run should keep a log of its own: run.sh keeps one of everything that is said."""
+    return config.log.file and "GPTOPS_RUN_ID" not in environ
+
+
+def _cannot_sample(name: str) -> EngineError:
+    error = EngineError(
+        f"`train.parallel=fsdp` does not work for {name}",
+        why="it samples from the policy, of which each process would hold a part only",
+        hint="train.parallel=ddp",
+    )
+    error.on_every_rank = True
+    return error
+
+
+def _stopped(config: RunConfig, request: StopRequested) -> Outcome:
+    """Nothing was trained in this start; what an earlier one saved is still there."""
+    published = manifest.checkpoints(folder_of(Path(config.out_dir)))
+    newest = published[-1] if published else None
+    step = (manifest.step_of(newest.name) or 0) if newest else 0
+    return Outcome(step, newest, None, request.reason)
 
 
 def _headline(name: str, config: RunConfig, world: World) -> str:

@@ -8,7 +8,7 @@ checkpoints, or of what the loss means.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.checkpoints.snapshot import whole
 from trainer.errors import EngineError
 from trainer.loop.distributed import World
+from trainer.loop.optim import set_lr
+from trainer.loop.wrapping import no_reduction
 from trainer.stages.base import Batch, Stage
 
 _SMALLEST_SCALE = 2.0**-14
@@ -34,8 +37,10 @@ class Gradients:
     tokens: int
     metrics: dict[str, float]
     """The stage's own, each a mean over the units."""
-    stop_asked: bool
-    """On some rank."""
+    is_finite: bool
+    """On every rank, so that a step with them leaves the weights finite. A scaler skips by itself what overflows."""
+    attention_asked: bool
+    """On some rank: by a signal, or by a checkpoint that could not be written."""
 
 
 class Stepper:
@@ -63,33 +68,42 @@ class Stepper:
         self._stage.load_state_dict(state)
         self._optimizer.zero_grad(set_to_none=True)
 
-    def accumulate(self, batches: Sequence[Batch], *, stop_asked: bool) -> Gradients:
-        """Run every micro-batch of one step forward and backward. `stop_asked` is this rank's, and is agreed on."""
+    def accumulate(
+        self, batches: Sequence[Batch], *, attention: bool = False, meanwhile: Callable[[], None] = lambda: None
+    ) -> Gradients:
+        """Run every micro-batch of one step forward and backward, and do `meanwhile` while a GPU is at it.
+
+        Whether somebody asks for attention is this rank's to say, and is agreed on.
+        """
         with _named_failures():
             units, tokens = self._world.totals([sum(b.num_units for b in batches), sum(b.num_tokens for b in batches)])
             assert units > 0, "a step without anything to learn from"
             sums = self._backward_all(batches, self._world.num_processes / units)
             norm = self._clip()
+            meanwhile()
             # The only wait for the GPU in a step.
             values = torch.stack([norm.double(), *sums.values()]).tolist()
-            totals = self._world.totals([*values[1:], float(stop_asked)])
-        means = {name: total / units for name, total in zip(sums, totals[:-1], strict=True)}
+            broken = not math.isfinite(values[1]) or (self.scaler is None and not math.isfinite(values[0]))
+            *totals, broken_ranks, asking_ranks = self._world.totals([*values[1:], float(broken), float(attention)])
+        means = {name: total / units for name, total in zip(sums, totals, strict=True)}
         return Gradients(
             loss=means.pop("loss"),
             grad_norm=values[0],
             tokens=round(tokens),
             metrics=means,
-            stop_asked=totals[-1] > 0,
+            is_finite=broken_ranks == 0,
+            attention_asked=asking_ranks > 0,
         )
 
-    def may_apply(self, gradients: Gradients) -> bool:
-        """Whether a step with these would leave the weights finite. A scaler skips what overflows, by itself."""
-        return math.isfinite(gradients.loss) and (self.scaler is not None or math.isfinite(gradients.grad_norm))
+    def skip(self) -> None:
+        """Drop the gradients; a scaler learns from them that its scale is too high."""
+        if self.scaler is not None:
+            self.scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
 
     def apply(self, lr: float) -> None:
         """Update the parameters. With a scaler, gradients that overflowed only lower the scale."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._optimizer, lr)
         with _named_failures():
             if self.scaler is None:
                 self._optimizer.step()
@@ -100,7 +114,7 @@ class Stepper:
     def _backward_all(self, batches: Sequence[Batch], factor: float) -> dict[str, Tensor]:
         """Add up the gradients; they are reduced over the ranks once, by the last micro-batch."""
         sums: dict[str, Tensor] = {}
-        with self._world.no_reduction(self._policy):
+        with no_reduction(self._policy, self._world):
             for batch in batches[:-1]:
                 self._backward(batch, factor, sums)
         self._backward(batches[-1], factor, sums)
@@ -118,8 +132,10 @@ class Stepper:
         if self.scaler is not None:
             self.scaler.unscale_(self._optimizer)
         if self._grad_clip == 0:
-            return torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        return torch.nn.utils.clip_grad_norm_(self._parameters, self._grad_clip)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._grad_clip)
+        return whole(norm)
 
     def _apply_scaled(self, scaler: torch.amp.GradScaler) -> None:
         scaler.step(self._optimizer)

@@ -4,8 +4,9 @@ Three conditions keep one loop honest for every stage:
 
 1. Sums, not means. `num_units` is known before the forward, and the engine divides once, by the count over all
    ranks and micro-batches. A mean of means is another loss wherever batches are ragged.
-2. No prefetch across an optimizer step. The engine takes the micro-batches of one step when that step begins;
-   a stage that samples from the policy therefore always sees the newest one.
+2. No prefetch across an optimizer step for a stage that samples from its policy: it says so by
+   `samples_from_policy`, and the engine then takes the micro-batches of a step when that step begins. From any other
+   stage it takes them while the step before is still at work; such a stage draws from no global generator.
 3. One forward per loss, through the policy that was passed in. It may be wrapped; a forward past the wrapper, or a
    second one, would leave gradients that are never reduced over the ranks.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -33,6 +34,9 @@ class Batch(Protocol):
     @property
     def num_tokens(self) -> int:
         """Tokens that go through the model: what throughput counts."""
+
+    # A batch may also have `sample_ids`, numbers of the samples it was made of: they are written down where its loss
+    # turns out not to be finite.
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Stage(Protocol[B]):
         """As on the command line; a checkpoint of another stage is not resumed from."""
 
     @property
+    def samples_from_policy(self) -> bool:
+        """Whether `batches` looks at the policy, so that they may not be taken before it is up to date."""
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """What the ids mean; it travels in every checkpoint."""
 
@@ -73,3 +81,12 @@ class Stage(Protocol[B]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there. Raises CheckpointError where the data is not the one that state belongs to."""
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """What a stage may also be: one with numbers of its own for the rows of metrics.jsonl, beside those of the loss."""
+
+    def row_metrics(self, state: Mapping[str, Any]) -> Mapping[str, float]:
+        """What there is to say where the stream stands at `state` (of `state_dict`), such as the shares of the data
+        so far. A pure function of it, the same on every rank."""
