@@ -72,13 +72,21 @@ class Sync:
     """Told about each checkpoint the moment it is safe at home."""
 
 
-def sync_once(sync: Sync, *, has_ended: bool, known_bad: frozenset[str] = frozenset()) -> SyncPass:
+def sync_once(
+    sync: Sync,
+    *,
+    has_ended: bool,
+    known_bad: frozenset[str] = frozenset(),
+    when_listed: Callable[[], None] = lambda: None,
+) -> SyncPass:
     """One look at the host: bring home what is missing, then prune what may go.
 
     `has_ended` must have been known before this call: then no newer checkpoint can appear, and none needs to stay.
-    Checkpoints whose manifest hash is in `known_bad` failed before and are not transferred again.
+    Checkpoints whose manifest hash is in `known_bad` failed before and are not transferred again. `when_listed` is
+    called before the first of them comes: for what must be at home no later than they are.
     """
     done = SyncPass(list_remote(sync.puller.transport, sync.puller.folder))
+    when_listed()
     _sweep(sync, done.listing)
     # Newest first: should the host be lost meanwhile, the newest is the one to resume from.
     for checkpoint in reversed(done.listing.whole):

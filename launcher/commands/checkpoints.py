@@ -31,3 +31,15 @@ def remove_checkpoint(checkpoint: PurePosixPath, manifest_sha256: str) -> Comman
 def _manifest_program(*arguments: str) -> Command:
     # -I: a re.py in the remote home must not become part of the program.
     return Command(("python3", "-I", "-", *arguments), stdin=Path(manifest.__file__).read_bytes())
+
+
+_PUBLISH = """\
+set -e
+if [ ! -d "$2" ]; then mv -- "$1" "$2"; fi
+rmdir -- "${1%/*}" 2>/dev/null || true
+"""
+
+
+def publish_checkpoint(arrived: PurePosixPath, final: PurePosixPath) -> Command:
+    """Give a verified transfer its name, in one rename, and clear up the folder it came through. Done is success."""
+    return Command(("sh", "-c", _PUBLISH, "sh", str(arrived), str(final)))

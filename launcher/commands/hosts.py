@@ -35,6 +35,16 @@ def gpu_names() -> Command:
     return Command(("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"))
 
 
+def drivers() -> Command:
+    """Print the driver of each GPU, one a line: `580.65.06`."""
+    return Command(("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"))
+
+
+def gpu_use() -> Command:
+    """Print how busy each GPU is, in percent, one a line."""
+    return Command(("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"))
+
+
 def answer() -> Command:
     """The least a host can do."""
     return Command(("true",))

@@ -61,6 +61,11 @@ def start_run(run: RemoteRun) -> Command:
     return _script(_START, str(run.preparing), str(run.root))
 
 
+def restart_run(run: RemoteRun, attempt: int) -> Command:
+    """Start the training again in its folder, as this attempt. An attempt that was started is not started again."""
+    return Command(("sh", str(run.run_script), "start", str(attempt)))
+
+
 def discard_prepared(run: RemoteRun) -> Command:
     """Forget a run that was prepared and never started. What was started is not touched."""
     return Command(("rm", "-rf", "--", str(run.preparing)))

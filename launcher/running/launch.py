@@ -18,10 +18,11 @@ from pathlib import Path
 from launcher.books.audit import audit
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
 from launcher.checkpoints.pull import Progress
+from launcher.checkpoints.restore import restore
 from launcher.clock import Clock
 from launcher.commands import runs as commands
 from launcher.crash import crashpoint
-from launcher.errors import HostUnfit, LocalFault, NotFound, Unreachable
+from launcher.errors import HostUnfit, LocalFault, NotFound, NotVerified, Unreachable
 from launcher.hosts.setup import run_setup
 from launcher.lock import hold
 from launcher.paths import RemoteRun, StatePaths
@@ -86,7 +87,8 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
         crashpoint("train:intended")
         try:
             _prepare(plan, means)
-        except HostUnfit:
+            _restore(plan, means)
+        except (HostUnfit, NotVerified):
             resolve(row, RunStatus(Phase.ABSENT), means.transport, means.ledger)
             raise
         crashpoint("train:prepared")
@@ -189,6 +191,12 @@ def _prepare(plan: LaunchPlan, means: Means) -> None:
             why=result.stderr.strip() or f"the command ended with code {result.exit_code}",
             hint=f"gptops ssh {name} -- df -h .",
         )
+
+
+def _restore(plan: LaunchPlan, means: Means) -> None:
+    """Give the run what it goes on from, while nobody can find it yet."""
+    if plan.resume_from is not None:
+        restore(means.transport, plan.resume_from, plan.remote.preparing, means.progress, means.clock)
 
 
 def _start(run: RemoteRun, means: Means) -> RunStatus:

@@ -10,7 +10,7 @@ import datetime
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from launcher.commands import runs as commands
@@ -45,6 +45,8 @@ class LaunchPlan:
     """None where no host is open yet: such a plan can be looked at, not carried out."""
     skip_setup: bool = False
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    resume_from: Path | None = None
+    """A checkpoint at home that the run goes on from; its run's metrics go with it."""
 
     @property
     def remote(self) -> RemoteRun:

@@ -56,6 +56,8 @@ class Watched:
     lock: int
     max_hours: float | None = None
     """budget.max_hours of the job: after that the run is stopped, with time to save."""
+    may_go_on: bool = False
+    """Somebody may start the run again where it ended: then the newest checkpoints stay there."""
 
     @property
     def local(self) -> LocalRun:
@@ -91,11 +93,12 @@ def watching(
     what: str,
     policy: Policy | None = None,
     max_hours: float | None = None,
+    may_go_on: bool = False,
 ) -> Iterator[Watched]:
     """The only one that works on this run, for the time of the block. Raises Busy naming the other."""
     with hold(state.locks / f"{run.run_id}.lock", what, clock) as lock:
         policy = policy or Policy(run.delete_remote, run.keep_remote)
-        yield Watched(run, ledger, policy, clock, talk, lock, max_hours)
+        yield Watched(run, ledger, policy, clock, talk, lock, max_hours, may_go_on)
 
 
 def connection_to(run: RunRow, ledger: Ledger, state: StatePaths, clock: Clock) -> Transport:
@@ -115,18 +118,28 @@ def connection_to(run: RunRow, ledger: Ledger, state: StatePaths, clock: Clock) 
 def tick(watched: Watched, transport: Transport, known_bad: frozenset[str] = frozenset()) -> Tick:
     """Look once. The status comes first: what is on the host after the end was seen is all there will ever be."""
     status = read_status(transport, watched.remote)
+    synced = bring_home(watched, transport, status, known_bad)
+    return Tick(status, synced, over_budget=_enforce_budget(watched, transport, status))
+
+
+def bring_home(
+    watched: Watched, transport: Transport, status: RunStatus, known_bad: frozenset[str] = frozenset()
+) -> SyncPass:
+    """Everything that is new since the last look. `status` was read right before; what has ended is recorded."""
     if status.phase is not Phase.ABSENT:
         pull_log(transport, watched.remote, watched.local, watched.talk.notice)
-        pull_metrics(transport, watched.remote, watched.local)
     puller = Puller(
         transport, watched.remote.checkpoints, watched.local, watched.clock, watched.talk.progress, watched.lock
     )
     sync = Sync(watched.run.run_id, puller, watched.ledger, watched.policy, watched.talk.on_pulled)
     # A run that is lost may be started again where it was: only an end that is written down frees the newest ones.
-    synced = sync_once(sync, has_ended=status.phase is Phase.ENDED, known_bad=known_bad)
+    has_ended = status.phase is Phase.ENDED and not watched.may_go_on
+    synced = sync_once(
+        sync, has_ended=has_ended, known_bad=known_bad, when_listed=lambda: _measured(watched, transport)
+    )
     if status.phase is Phase.ENDED:
         watched.ledger.mark_run(watched.run.run_id, RunState.ENDED, exit_code=status.exit_code)
-    return Tick(status, synced, over_budget=_enforce_budget(watched, transport, status))
+    return synced
 
 
 def look_once(watched: Watched, connect: Callable[[], Transport]) -> Tick:
@@ -145,6 +158,11 @@ def watch_until_home(watched: Watched, connect: Callable[[], Transport], every_s
     a checkpoint cannot be brought home, NotFound where the host or the run on it is gone before the end.
     """
     return _Watching(watched, connect).until_the_end(every_seconds)
+
+
+def _measured(watched: Watched, transport: Transport) -> None:
+    """Every step up to a checkpoint was measured before it was saved: so its metrics are at home before it is."""
+    pull_metrics(transport, watched.remote, watched.local)
 
 
 @dataclass

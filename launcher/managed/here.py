@@ -1,0 +1,135 @@
+"""The outside of an errand as it is on this computer: clouds, SSH, the ledger, the terminal's words."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from launcher.books.ledger import InstanceRow, Ledger
+from launcher.clock import Clock
+from launcher.errors import NotFound
+from launcher.hosts.deadman import Armer
+from launcher.hosts.preflight import examine
+from launcher.hosts.preflight_checks import Asked, Check
+from launcher.hosts.setup import setup_inputs
+from launcher.hosts.steps import Steps
+from launcher.managed.errand import Errand
+from launcher.managed.news import News
+from launcher.managed.notice import notifier
+from launcher.managed.outside import Outside, Wish
+from launcher.managed.view import View
+from launcher.paths import StatePaths
+from launcher.project import Project
+from launcher.providers.base import Provider
+from launcher.providers.by_name import open_provider
+from launcher.remote.host import Host
+from launcher.remote.ssh import SshTransport
+from launcher.remote.transport import Transport
+from launcher.renting.asking import rent_request
+from launcher.renting.renter import Renter
+from launcher.running.watch import Talk
+from launcher.spec.host_request import Flags, HostRequest, host_request
+from launcher.spec.jobs import JobSpec, require_supported
+from launcher.spec.jobs_file import Jobs, load_jobs, resolve_train, shown
+from launcher.spec.secrets import secret_values
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line says besides the jobs."""
+
+    skip_setup: bool = False
+    skip_test: bool = False
+
+
+@dataclass(frozen=True)
+class Here:
+    """Makes the parts of an Outside."""
+
+    project: Project
+    jobs: Jobs
+    ledger: Ledger
+    state: StatePaths
+    clock: Clock
+    steps: Steps
+    talk: Talk
+    choices: Choices
+
+    def outside(self, errand: Errand, show: Callable[[View], None]) -> Outside:
+        """Everything around this errand."""
+        return Outside(
+            ledger=self.ledger,
+            state=self.state,
+            clock=self.clock,
+            project=self.project,
+            jobs=self.jobs,
+            environment=os.environ,
+            provider=lambda name: self.provider(name, errand.job),
+            connect=self.connect,
+            rent=self.rent,
+            examine=self.examine,
+            guard=self.guard,
+            talk=self.talk,
+            show=show,
+            notify=self.notify,
+            skip_setup=self.choices.skip_setup,
+        )
+
+    def provider(self, name: str, job: str) -> Provider:
+        """The provider called `name`, with the static machines that the project knows."""
+        return open_provider(name, self.state, hosts=self._asked(job).static_hosts)
+
+    def connect(self, host: Host) -> Transport:
+        return SshTransport(host, self.clock, control_sockets=self.state.control_sockets)
+
+    def rent(self, wish: Wish) -> InstanceRow:
+        """The best machine on offer for the job, set up."""
+        asked = self._asked(wish.job_name)
+        provider = open_provider(asked.provider, self.state, hosts=asked.static_hosts)
+        renter = Renter(provider, self.ledger, self.state, self.clock, self.steps)
+        request = replace(
+            rent_request(asked, self.project.name, name=wish.name),
+            limits=wish.limits,
+            spent_usd=wish.spent_usd,
+            hours=wish.hours,
+        )
+        # Lines of the job's own run in the uploaded code: launching does them.
+        set_up = not self.choices.skip_setup and not wish.job.setup.shell
+        return renter.rent(request, setup_inputs(wish.job.setup) if set_up else None)
+
+    def examine(self, row: InstanceRow, transport: Transport) -> list[Check]:
+        """`test-remote`."""
+        if self.choices.skip_test:
+            return []
+        asked = Asked(row.name, row.gpus, (row.gpu_name,) if row.gpu_name else ())
+        with tempfile.TemporaryDirectory(prefix="gptops-") as scratch:
+            return examine(transport, asked, self.clock, Path(scratch), self.steps.note)
+
+    def guard(self, job: JobSpec, row: InstanceRow, transport: Transport, hours: float | None) -> None:
+        """Arm the dead-man's switch of a machine that bills."""
+        off_switch = open_provider(row.provider, self.state).off_switch
+        armer = Armer(self.ledger, self.state, self.clock, self.talk.notice)
+        armer.arm(row, off_switch, transport, hours=hours)
+
+    def notify(self, news: News) -> None:
+        """Tell whom the news' job names."""
+        notifier(self.jobs.job(news.job).notify, self.talk.notice)(news)
+
+    def _asked(self, job: str) -> HostRequest:
+        return host_request(Flags(job=job), self.project)
+
+
+def checked_jobs(project: Project, names: tuple[str, ...]) -> Jobs:
+    """jobs.yaml, after everything was checked that can be without a machine: each job, its training, its secrets."""
+    if project.jobs_file is None:
+        raise NotFound(f"there is no jobs.yaml in {project.root}", hint="gptops init")
+    jobs = load_jobs(project.jobs_file)
+    for name in names:
+        job = jobs.job(name)
+        require_supported(job, name, shown(jobs.path))
+        resolve_train(job, name, jobs)
+        secret_values(job.secrets, os.environ, job_name=name)
+    return jobs

@@ -1,0 +1,214 @@
+"""One look at an errand's machine and run, as the facts that `verdict` decides by.
+
+The provider is asked first, so that a machine that is gone is not waited for; then
+the machine, over a connection that is kept from look to look and made anew where
+the address has changed. A look brings home whatever it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from launcher.books.budget import reached
+from launcher.books.ledger import InstanceRow
+from launcher.checkpoints.sync import SyncPass
+from launcher.commands.checkpoints import verify_checkpoint
+from launcher.commands.hosts import gpu_use
+from launcher.errors import GptopsError, HostRefused, HostUnfit, LocalFault, ProviderError, Unreachable
+from launcher.managed.errand import Errand
+from launcher.managed.outside import Outside
+from launcher.managed.verdict import Facts, Sight
+from launcher.providers.base import Instance, Status
+from launcher.remote.host import Host
+from launcher.remote.transport import Transport
+from launcher.running.log_stream import LogCopy
+from launcher.running.outcome import LINES_SHOWN
+from launcher.running.status import RunStatus, read_status
+from launcher.running.stop import stop_run
+from launcher.running.watch import TRANSFERS_OF_A_BAD_CHECKPOINT, Watched, bring_home, watching
+
+SLEPT_SECONDS = 300.0
+"""More than this between two looks, beyond what was waited for: this computer was asleep, and no machine was silent."""
+
+_SIGHTS = {
+    Status.STARTING: Sight.THERE,
+    Status.RUNNING: Sight.THERE,
+    Status.STOPPED: Sight.BROKEN,
+    Status.FAILED: Sight.BROKEN,
+    Status.PREEMPTED: Sight.PREEMPTED,
+    Status.SILENT: Sight.SILENT,
+}
+
+
+@dataclass
+class Looking:
+    """What is remembered from one look to the next."""
+
+    outside: Outside
+    row: InstanceRow
+    watched: Watched
+    transport: Transport | None = None
+    host: Host | None = None
+    silent_since: float | None = None
+    failures: dict[str, int] = field(default_factory=dict)
+    """Transfers that did not verify, by the manifest's hash."""
+    told: set[str] = field(default_factory=set)
+
+    def look(self, errand: Errand) -> Facts:
+        """Everything that can be known now."""
+        facts = self._seen()
+        return replace(
+            facts,
+            silent_seconds=self._silence(facts),
+            used_up=reached(self.outside.limits(errand), self.outside.spent(errand), self.outside.hours(errand)),
+            stopping=errand.stopping,
+            restarts=errand.restarts,
+            max_restarts=self.outside.job(errand).max_restarts,
+            crash=errand.crash,
+            fruitless=errand.fruitless,
+            way_back=f"gptops run {errand.job} --resume {errand.run_id}",
+        )
+
+    def stop(self) -> None:
+        """Tell the run to save and end. A connection that is lost meanwhile is the next look's to find out."""
+        try:
+            if self.transport is not None:
+                stop_run(self.transport, self.watched.remote)
+        except (Unreachable, HostUnfit) as error:
+            self._tell(error)
+
+    def wait(self, seconds: float) -> None:
+        """Until the next look. A pause that took far longer was this computer asleep: nobody was silent meanwhile."""
+        clock = self.outside.clock
+        began = clock.now()
+        clock.sleep(seconds)
+        slept = clock.now() - began - seconds
+        if slept > SLEPT_SECONDS:
+            self.outside.talk.notice(f"this computer slept for {slept / 60:.0f} minutes; looking again")
+            self.silent_since = None
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self.transport is not None:
+            self.transport.close()
+        self.transport = self.host = None
+
+    def _seen(self) -> Facts:
+        try:
+            instance = self.outside.instance(self.row)
+        except ProviderError as error:
+            self._tell(error)
+            return replace(self._asked(), sight=Sight.UNKNOWN, detail=error.why)
+        if instance is None:
+            return Facts(sight=Sight.GONE)
+        sight = _SIGHTS[instance.status]
+        self._note_price(instance)
+        if sight in (Sight.BROKEN, Sight.PREEMPTED):
+            return Facts(sight=sight, detail=instance.detail)
+        self._follow(instance)
+        return replace(self._asked(), sight=sight, detail=instance.detail)
+
+    def _follow(self, instance: Instance) -> None:
+        """Keep the connection, or make one to where the machine is now."""
+        host = self.outside.host(self.row, instance)
+        if not host.addresses or host == self.host:
+            return
+        if self.host is not None:
+            self.outside.talk.notice(f"`{self.row.name}` is at {host.addresses[0]} now")
+        self.close()
+        self.host, self.transport = host, self.outside.connect(host)
+
+    def _asked(self) -> Facts:
+        """What the machine itself says, with everything new at home; nothing where it does not answer."""
+        if self.transport is None:
+            return Facts()
+        try:
+            status = read_status(self.transport, self.watched.remote)
+            trouble, may_pass = self._bring_home(self.transport, status)
+        except (Unreachable, HostRefused, HostUnfit) as error:
+            self._tell(error)
+            self.close()
+            return Facts()
+        if trouble is None:
+            self.told.clear()
+        else:
+            self._tell(trouble)
+        said = LogCopy(self.watched.local.log).tail(LINES_SHOWN).decode(errors="replace").rstrip()
+        gpus = self._gpus(self.transport) if status.alive else ""
+        return Facts(run=status, said=said, trouble=trouble, trouble_may_pass=may_pass, gpus=gpus)
+
+    def _gpus(self, transport: Transport) -> str:
+        """`97 % 98 % 96 %`: only looked at; a machine that does not tell is no trouble."""
+        if not self.row.gpus:
+            return ""
+        try:
+            answer = transport.run(gpu_use(), timeout_seconds=15)
+        except (Unreachable, HostUnfit):
+            return ""
+        busy = [line.strip() for line in answer.stdout.splitlines() if line.strip().isdecimal()]
+        return " ".join(f"{each} %" for each in busy)
+
+    def _bring_home(self, transport: Transport, status: RunStatus) -> tuple[GptopsError | None, bool]:
+        """Why not everything is at home afterwards, and whether that may pass. Raises Unreachable, HostRefused."""
+        known_bad = frozenset(sha for sha, count in self.failures.items() if count >= TRANSFERS_OF_A_BAD_CHECKPOINT)
+        try:
+            synced = bring_home(self.watched, transport, status, known_bad)
+        except (LocalFault, HostUnfit) as error:
+            return error, True  # a full disk, most often; only a limit that is used up ends the waiting
+        return self._judged(transport, synced)
+
+    def _judged(self, transport: Transport, synced: SyncPass) -> tuple[GptopsError | None, bool]:
+        final: GptopsError | None = None
+        for problem in synced.problems:
+            sha = problem.checkpoint.manifest_sha256
+            self.failures[sha] = self.failures.get(sha, 0) + 1
+            if self.failures[sha] < TRANSFERS_OF_A_BAD_CHECKPOINT:
+                return problem.error, True
+            there = verify_checkpoint(self.watched.remote.checkpoints / problem.checkpoint.name)
+            if transport.run(there, timeout_seconds=600).exit_code == 0:
+                final = problem.error
+            # Else it is damaged on the machine itself: there is nothing that could be lost.
+        return final, False
+
+    def _silence(self, facts: Facts) -> float:
+        """Seconds for which the machine has not answered although its provider has."""
+        now = self.outside.clock.monotonic()
+        if facts.run is not None or facts.sight is Sight.UNKNOWN:
+            self.silent_since = None
+            return 0.0
+        self.silent_since = now if self.silent_since is None else self.silent_since
+        return now - self.silent_since
+
+    def _note_price(self, instance: Instance) -> None:
+        stopped = instance.status in (Status.STOPPED, Status.PREEMPTED)
+        gpu = 0.0 if stopped else max(0.0, instance.price_per_hour - instance.disk_per_hour)
+        self.outside.ledger.record_price(self.row.label, gpu, instance.disk_per_hour)
+
+    def _tell(self, error: GptopsError) -> None:
+        """Once, until something has gone well again."""
+        if error.what not in self.told:
+            self.told.add(error.what)
+            self.outside.talk.notice(": ".join(filter(None, (error.what, error.why))))
+
+
+@contextmanager
+def looking(errand: Errand, row: InstanceRow, outside: Outside) -> Iterator[Looking]:
+    """For the time of the block; holds the run's lock. Raises Busy where somebody else works on it."""
+    run = outside.ledger.run(errand.run_id)
+    with watching(
+        run,
+        outside.ledger,
+        state=outside.state,
+        clock=outside.clock,
+        talk=outside.talk,
+        what=f"gptops run {errand.errand_id}",
+        may_go_on=True,
+    ) as watched:
+        look = Looking(outside, row, watched)
+        try:
+            yield look
+        finally:
+            look.close()

@@ -1,0 +1,147 @@
+"""The way of an errand, from the first offer to the last checkpoint at home. Read `carry_out`, then the steps.
+
+    RENT ─▶ CHECK ─▶ TRAIN ─▶ WATCH ─▶ LEAVE ─▶ over
+     ▲                 ▲        │        │
+     │                 └────────┤ crashed: start again
+     └──────────────────────────┴────────┘ machine lost, or the next job
+
+Each step does its part and returns the errand with the next one; the errand is on
+the disk before that begins. So a step that was killed is done again, and finds by
+the ledger, the provider and the host how far it had come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+from launcher.books.ledger import InstanceRow
+from launcher.crash import crashpoint
+from launcher.errors import (
+    Busy,
+    GptopsError,
+    HostRefused,
+    HostUnfit,
+    LocalFault,
+    NotFound,
+    PreflightFailed,
+    ProviderError,
+    Unreachable,
+)
+from launcher.managed import machines, telling, training, turns
+from launcher.managed.errand import Errand, Step, save
+from launcher.managed.looking import looking
+from launcher.managed.outside import Outside
+from launcher.managed.patience import patiently
+from launcher.managed.verdict import Action, Facts, Stopped, given_up, verdict
+
+REACH_SECONDS = 300.0
+"""How long a machine that has just been rented may be out of reach before it is given up."""
+MACHINE_FAULTS = (Unreachable, HostRefused, HostUnfit, PreflightFailed, NotFound, ProviderError)
+"""What another machine may not have."""
+NEEDS_A_PERSON = (LocalFault, Busy)
+"""What is wrong on this computer: everything stays as it is, and the same command goes on."""
+
+
+def carry_out(errand: Errand, outside: Outside, *, only_start: bool = False) -> Errand:
+    """Until it is over; with `only_start` until its run has begun. Raises what needs a person; then call it again."""
+    while not errand.is_over:
+        errand = save(outside.ledger, STEPS[errand.step](errand, outside))
+        crashpoint(f"run:{errand.step.value}")
+        if only_start and errand.step is Step.WATCH:
+            break
+    return errand
+
+
+def rent(errand: Errand, outside: Outside) -> Errand:
+    """A machine, recorded as ours."""
+    if errand.job_began is None:
+        errand = save(outside.ledger, errand.now(job_began=outside.clock.now()))
+    try:
+        row = machines.take(errand, outside)
+    except NEEDS_A_PERSON:
+        raise
+    except GptopsError as error:
+        return turns.failed(errand, outside, error)
+    crashpoint("run:rented")
+    return errand.with_machine(row.label)
+
+
+def check(errand: Errand, outside: Outside) -> Errand:
+    """`test-remote` and the dead-man's switch."""
+
+    def examine(row: InstanceRow) -> None:
+        machines.look_over(row, errand, outside)
+
+    return on_machine(errand, outside, examine, errand.now(step=Step.TRAIN))
+
+
+def train(errand: Errand, outside: Outside) -> Errand:
+    """The run that is meant: found, started again, or begun from the newest checkpoint at home."""
+    if not errand.run_id:
+        errand = save(outside.ledger, errand.with_run(training.new_run(errand, outside)))
+
+    def begin(row: InstanceRow) -> None:
+        with closing(outside.reached(row)) as transport:
+            if not training.is_begun(errand, row, outside, transport):
+                training.start(errand, row, outside, transport)
+            elif errand.attempt > 1:
+                training.start_again(errand, transport)
+
+    return on_machine(errand, outside, begin, errand.now(step=Step.WATCH))
+
+
+def watch(errand: Errand, outside: Outside) -> Errand:
+    """Look, bring home, decide; until something else than waiting is to be done."""
+    try:
+        row = outside.machine(errand)
+    except Stopped as error:
+        return turns.failed(errand, outside, error)
+    with looking(errand, row, outside) as look:
+        while True:
+            facts = look.look(errand)
+            decision = verdict(facts)
+            telling.show(errand, row, facts, outside)
+            if decision.action is Action.STOP:
+                errand = save(outside.ledger, errand.now(stopping=decision.why))
+                telling.budget(errand, outside, decision.why)
+                look.stop()
+            elif decision.action is not Action.WAIT:
+                return turns.turn(errand, outside, decision, facts)
+            else:
+                look.wait(outside.job(errand).sync.every_seconds)
+
+
+def leave(errand: Errand, outside: Outside) -> Errand:
+    """End the machine, unless the job wants to keep it; then on to the next one, or over."""
+    if errand.ending is None or outside.job(errand).on_finish == "destroy" or errand.lost:
+        machines.end(errand, outside)
+    over = errand.ending is not None
+    errand = errand.now(label="", lost=False, step=Step.WATCH if over else Step.RENT)
+    if over:
+        telling.end(errand, outside)
+    return errand
+
+
+STEPS: dict[Step, Callable[[Errand, Outside], Errand]] = {
+    Step.RENT: rent,
+    Step.CHECK: check,
+    Step.TRAIN: train,
+    Step.WATCH: watch,
+    Step.LEAVE: leave,
+}
+
+
+def on_machine(errand: Errand, outside: Outside, act: Callable[[InstanceRow], None], then: Errand) -> Errand:
+    """Do something on the machine at work. What another machine may not have, and does not pass, gives this one up."""
+    try:
+        row = outside.machine(errand)
+        patiently(lambda: act(row), outside.clock, REACH_SECONDS, outside.talk.notice)
+    except MACHINE_FAULTS as error:
+        decision = given_up(f"{error.what}: {error.why}", error, errand.fruitless)
+        return turns.turn(errand, outside, decision, Facts())
+    except NEEDS_A_PERSON:
+        raise
+    except GptopsError as error:
+        return turns.failed(errand.now(lost=True), outside, error)
+    return then

@@ -1,0 +1,162 @@
+"""An errand's machines: taken, looked over, given back. Each is recorded before it is asked for."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from launcher.books.budget import hours_left
+from launcher.books.ledger import InstanceRow, InstanceState
+from launcher.checkpoints.home import is_verified
+from launcher.checkpoints.remote_checkpoints import list_remote
+from launcher.commands.checkpoints import verify_checkpoint
+from launcher.crash import crashpoint
+from launcher.errors import NotVerified, PreflightFailed, Unreachable
+from launcher.hosts.closing import end_instance
+from launcher.hosts.preflight_checks import Verdict
+from launcher.lock import hold
+from launcher.managed.errand import Errand
+from launcher.managed.outside import Outside, Wish
+from launcher.managed.patience import patiently
+from launcher.paths import LocalRun, RemoteRun
+from launcher.providers.base import Status
+from launcher.remote.transport import Transport
+from launcher.spec.jobs import JobSpec
+from trainer.manifest import step_name
+
+RENT_SECONDS = 3600.0
+"""How long the next machine is waited for where a provider has nothing now, or does not answer."""
+END_SECONDS = 1800.0
+"""How long a provider is asked to end a machine."""
+ASK_SECONDS = 600.0
+"""How long a machine is asked what it has alone, before it ends."""
+
+
+def take(errand: Errand, outside: Outside) -> InstanceRow:
+    """A machine for the job at work: the one at hand, the one a killed gptops had opened already, or a new one."""
+    if errand.label:
+        return outside.machine(errand)
+    # The first machine is wanted now; later ones are waited for, because a training hangs on them.
+    seconds = RENT_SECONDS if errand.moves else 0.0
+    return patiently(
+        lambda: _left_open(errand, outside) or outside.rent(_wish(errand, outside)),
+        outside.clock,
+        seconds,
+        outside.talk.notice,
+    )
+
+
+def _wish(errand: Errand, outside: Outside) -> Wish:
+    return Wish(
+        errand.host_name,
+        errand.job,
+        outside.job(errand),
+        outside.limits(errand),
+        outside.spent(errand),
+        outside.hours(errand),
+    )
+
+
+def fits(row: InstanceRow, job: JobSpec) -> bool:
+    """Whether the machine of one job does for the next."""
+    wanted = job.resources
+    named = row.gpu_name.lower()
+    model = not wanted.gpu_names or any(name.lower() in named for name in wanted.gpu_names)
+    return row.provider == job.provider and row.gpus >= wanted.gpus and (model or not wanted.gpus) and job.host is None
+
+
+def look_over(row: InstanceRow, errand: Errand, outside: Outside) -> None:
+    """`test-remote`, then the dead-man's switch. Raises PreflightFailed where the machine would waste money."""
+    with closing(outside.reached(row)) as transport:
+        failed = [check for check in outside.examine(row, transport) if check.verdict is Verdict.FAIL]
+        if failed:
+            why = "; ".join(f"{check.name}: {check.found}" for check in failed)
+            raise PreflightFailed(f"`{row.name}` fails {len(failed)} checks", why=why, hint=failed[0].todo)
+        guard(row, errand, outside, transport)
+
+
+def guard(row: InstanceRow, errand: Errand, outside: Outside, transport: Transport) -> None:
+    """Set the moment at which the machine ends itself by what the budget still pays for."""
+    left = hours_left(outside.limits(errand), outside.spent(errand), outside.hours(errand), row.price_per_hour)
+    outside.guard(outside.job(errand), row, transport, left)
+
+
+def give_up(row: InstanceRow, why: str, outside: Outside) -> None:
+    """Remember a machine that failed, where the market tells one from another."""
+    if row.machine_id:
+        outside.ledger.ban_machine(row.provider, row.machine_id, why)
+
+
+def end(errand: Errand, outside: Outside) -> None:
+    """End the machine at work, proven. Raises NotVerified where it can be asked and has what is nowhere else."""
+    row = outside.ledger.instance(errand.label) if errand.label else None
+    if row is None or row.state is InstanceState.CLOSED:
+        return
+    what = f"gptops run {errand.errand_id}"
+    with (
+        hold(outside.state.host_lock(row.name), what, outside.clock),
+        hold(outside.state.start_lock(row.name), what, outside.clock),
+    ):
+        if not errand.lost:
+            _require_nothing_lost(row, outside)
+        crashpoint("run:leaving")
+        provider = outside.provider(row.provider)
+        patiently(
+            lambda: end_instance(row, provider, outside.ledger, outside.state, outside.clock),
+            outside.clock,
+            END_SECONDS,
+            outside.talk.notice,
+        )
+
+
+def _left_open(errand: Errand, outside: Outside) -> InstanceRow | None:
+    """What a killed gptops had opened under the errand's name. Half opened or half ended, it is ended."""
+    for row in outside.ledger.instances():
+        if row.name != errand.host_name:
+            continue
+        if row.state is InstanceState.OPEN:
+            return row
+        with hold(outside.state.host_lock(row.name), "ending what an interrupted gptops left", outside.clock):
+            provider = outside.provider(row.provider)
+            end_instance(row, provider, outside.ledger, outside.state, outside.clock)
+            outside.talk.notice(f"ended `{row.name}`, which an interrupted gptops had left {row.state.value}")
+    return None
+
+
+def _require_nothing_lost(row: InstanceRow, outside: Outside) -> None:
+    """Asked once more before the end. Everything was seen at home; a machine that went silent since then may go."""
+    if not outside.ledger.runs(instance_label=row.label):
+        return
+    try:
+        alone = patiently(lambda: _asked(row, outside), outside.clock, ASK_SECONDS, outside.talk.notice)
+    except Unreachable as error:
+        outside.talk.notice(f"{error.what}; everything seen on `{row.name}` was at home, so it is ended")
+        return
+    if alone:
+        raise NotVerified(
+            f"`{row.name}` stays open: it has what is nowhere else",
+            why=f"not verified at home: {', '.join(alone)}",
+            hint=f"gptops down {row.name} --sync-first, or lose it: gptops down {row.name} --discard",
+        )
+
+
+def _asked(row: InstanceRow, outside: Outside) -> list[str]:
+    instance = outside.instance(row)
+    if instance is None or instance.status in (Status.STOPPED, Status.PREEMPTED, Status.FAILED):
+        return []  # nobody can ask it any more
+    with closing(outside.transport(row, instance)) as transport:
+        return only_there(row, outside, transport)
+
+
+def only_there(row: InstanceRow, outside: Outside, transport: Transport) -> list[str]:
+    """Checkpoints that the machine has whole, by every byte, and home has not."""
+    found = []
+    for run in outside.ledger.runs(instance_label=row.label):
+        folder = RemoteRun(run.run_id).checkpoints
+        for checkpoint in list_remote(transport, folder).whole:
+            if is_verified(LocalRun(Path(run.local_root)), checkpoint):
+                continue
+            there = transport.run(verify_checkpoint(folder / checkpoint.name), timeout_seconds=600)
+            if there.exit_code == 0:
+                found.append(f"{step_name(checkpoint.step)} of `{run.run_id}`")
+    return found

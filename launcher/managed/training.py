@@ -1,0 +1,81 @@
+"""An errand's runs: begun anew, gone on with elsewhere from what is at home, or started again where they crashed."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+
+from launcher.books.ledger import InstanceRow, RunState
+from launcher.checkpoints.restore import adopt, newest_at_home
+from launcher.commands import runs as commands
+from launcher.errors import HostUnfit, NotFound
+from launcher.managed.errand import Errand
+from launcher.managed.outside import Outside
+from launcher.paths import RemoteRun
+from launcher.remote.transport import Transport
+from launcher.running.launch import Means, launch, mark
+from launcher.running.launch_plan import LaunchPlan, new_run_id
+from launcher.running.launch_request import LaunchRequest, plan_of
+from launcher.running.status import Phase, read_status, status_of
+
+
+def is_begun(errand: Errand, row: InstanceRow, outside: Outside, transport: Transport) -> bool:
+    """Whether the run at work is on this machine, however it is by now: a killed gptops may have started it."""
+    try:
+        run = outside.ledger.run(errand.run_id)
+    except NotFound:
+        return False
+    if run.instance_label != row.label:
+        return False
+    status = read_status(transport, RemoteRun(run.run_id))
+    if status.phase is Phase.ABSENT:
+        return False
+    if run.state is RunState.PREPARING:
+        mark(outside.ledger, run, status)
+    return True
+
+
+def new_run(errand: Errand, outside: Outside) -> str:
+    """Its name."""
+    return new_run_id(errand.job, outside.clock.now(), secrets.token_hex(2))
+
+
+def start(errand: Errand, row: InstanceRow, outside: Outside, transport: Transport) -> None:
+    """Start the run at work, from the newest checkpoint at home where there is one."""
+    plan, _ = plan_of(
+        LaunchRequest(errand.job, host=row.name, skip_setup=outside.skip_setup),
+        start=outside.project.root,
+        environment=outside.environment,
+        ledger=outside.ledger,
+        run_id=errand.run_id,
+    )
+    plan = going_on(plan, errand, outside)
+    talk = outside.talk
+    launch(plan, row, Means(transport, outside.ledger, outside.state, outside.clock, talk.notice, talk.progress))
+    if plan.resume_from is not None:
+        adopt(plan.resume_from, plan.local)
+
+
+def going_on(plan: LaunchPlan, errand: Errand, outside: Outside) -> LaunchPlan:
+    """The plan, from the newest checkpoint of the job that is whole at home."""
+    newest = newest_at_home(outside.runs_at_home(errand))
+    if newest is None:
+        return plan
+    outside.talk.notice(f"going on from `{newest.name}` of {newest.parent.parent.name}")
+    return replace(plan, resume_from=newest, config=plan.config.model_copy(update={"resume": "must"}))
+
+
+def start_again(errand: Errand, transport: Transport) -> None:
+    """Start the meant attempt in its folder, which has its newest checkpoints. Started already is success."""
+    result = transport.run(commands.restart_run(RemoteRun(errand.run_id), errand.attempt))
+    if result.exit_code != 0:
+        name = transport.host.name
+        why = result.stderr.strip() or f"run.sh ended with code {result.exit_code}"
+        raise HostUnfit(f"`{name}` could not start the run again", why=why, hint=f"gptops ssh {name}")
+    status_of(result, transport.host.name)
+
+
+def newest_step(errand: Errand, outside: Outside) -> int:
+    """Of the job at work at home, by the books; -1 where there is none."""
+    steps = [row.step for run_id in errand.runs for row in outside.ledger.checkpoints(run_id)]
+    return max(steps, default=-1)

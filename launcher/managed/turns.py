@@ -1,0 +1,84 @@
+"""What a decision makes of an errand: its next step, and what must be remembered for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from launcher.errors import GptopsError
+from launcher.managed import machines, telling, training
+from launcher.managed.errand import Ending, Errand, Step
+from launcher.managed.outside import Outside
+from launcher.managed.verdict import Action, Decision, Facts
+
+
+def turn(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
+    """The errand after anything but waiting and stopping. Raises where a person is needed."""
+    return _AFTER[decision.action](errand, outside, decision, facts)
+
+
+def finished(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
+    """The job is done and at home: the next one, on this machine where it fits."""
+    if errand.is_last:
+        return errand.over(Ending())
+    following = errand.for_next_job(spent_on_machine=outside.spent_on(errand.label))
+    row = outside.machine(errand)
+    if machines.fits(row, outside.job(following)):
+        return following.now(job_began=outside.clock.now(), step=Step.TRAIN)
+    return following.now(step=Step.LEAVE)
+
+
+def restarted(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
+    """The same run once more, where it crashed."""
+    outside.talk.notice(f"{decision.why}; starting it again")
+    attempt = (facts.run.attempt if facts.run else 0) + 1
+    return errand.now(step=Step.TRAIN, attempt=attempt, restarts=errand.restarts + 1, crash=decision.crash)
+
+
+def begun_again(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
+    """A new run on the same machine."""
+    outside.talk.notice(f"{decision.why}; beginning anew from what is at home")
+    return errand.now(step=Step.TRAIN, run_id="", restarts=errand.restarts + 1, crash=decision.crash)
+
+
+def moved(errand: Errand, outside: Outside, decision: Decision, facts: Facts | None = None) -> Errand:
+    """Give the machine up, and go on elsewhere."""
+    if decision.bad_machine:
+        machines.give_up(outside.ledger.instance(errand.label), decision.why, outside)
+    telling.moving(errand, outside, decision.why)
+    newest = training.newest_step(errand, outside)
+    return errand.now(
+        step=Step.LEAVE,
+        lost=True,
+        run_id="",
+        moves=errand.moves + 1,
+        fruitless=0 if newest > errand.newest_step else errand.fruitless + 1,
+        newest_step=max(newest, errand.newest_step),
+    )
+
+
+def gave_up(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
+    """The job ends without being done."""
+    assert decision.error is not None
+    return failed(errand.now(lost=facts.run is None), outside, decision.error)
+
+
+def held(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
+    """Everything stays as it is. The same command goes on from here."""
+    assert decision.error is not None
+    telling.trouble(errand, outside, decision.error)
+    raise decision.error
+
+
+_AFTER: dict[Action, Callable[[Errand, Outside, Decision, Facts], Errand]] = {
+    Action.FINISH: finished,
+    Action.RESTART: restarted,
+    Action.AGAIN: begun_again,
+    Action.MOVE: moved,
+    Action.FAIL: gave_up,
+    Action.HOLD: held,
+}
+
+
+def failed(errand: Errand, outside: Outside, error: GptopsError) -> Errand:
+    """Over, with the words of the error."""
+    return errand.over(Ending(exit_code=int(error.exit_code), what=error.what, why=error.why, hint=error.hint))
