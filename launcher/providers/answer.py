@@ -20,7 +20,7 @@ from launcher.providers.api_keys import where_to_get
 
 MOST_WORDS = 300
 _WORDS_STAND_IN = ("msg", "message", "detail", "error", "title", "reason", "code", "suggestion")
-_RATE_WORDS = re.compile(r"too frequent|too many requests|rate.?limit", re.I)
+_RATE_WORDS = re.compile(r"too frequent|too many requests", re.I)  # `spend_rate_limit` is no question of pace
 _THRESHOLD = re.compile(r"threshold\s*=\s*(\d+(?:\.\d+)?)")
 _QUOTA = "search_quota_exceeded"
 

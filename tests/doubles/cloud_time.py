@@ -24,6 +24,10 @@ class Time:
     def now(self) -> float:
         return (self._clock.now() if self._clock else START) + self._moved
 
+    def follow(self, clock: Clock) -> None:
+        """From now on it is this clock's time."""
+        self._clock, self.step = clock, 0.0
+
     def advance(self, seconds: float) -> None:
         """Let time pass for the cloud alone."""
         self._moved += seconds

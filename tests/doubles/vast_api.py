@@ -85,6 +85,10 @@ def _whoami(vast: VastCloud, asked: Asked) -> Reply:
     return Reply(200, {"id": 7, "email": "a@example.org", "credit": credit, "balance": credit, "ssh_key": ""})
 
 
+def _gpu_names(vast: VastCloud, asked: Asked) -> Reply:
+    return Reply(200, {"gpu_names": sorted({row["gpu_name"] for row in vast.market})})
+
+
 def _search(vast: VastCloud, asked: Asked) -> Reply:
     return _found(vast, asked.body)
 
@@ -288,6 +292,7 @@ def _living(vast: VastCloud, number: str) -> Box | None:
 
 ROUTES: tuple[tuple[str, str, Callable[..., Reply]], ...] = (
     ("GET", r"/api/v0/users/current/", _whoami),
+    ("GET", r"/api/v0/gpu_names/unique/", _gpu_names),
     ("POST", r"/api/v0/bundles/", _search),
     ("PUT", r"/api/v0/search/asks/", _search_new),
     ("PUT", r"/api/v0/asks/(\d+)/", _create),

@@ -138,9 +138,21 @@ def _passes(row: Row, name: str, tests: Any) -> bool:
     for word, other in tests.items():
         if word not in COMPARE:
             raise BadQuery(f"Error in query parameters: {word} is not an operator")
-        if not COMPARE[word](value, other):
+        if not COMPARE[word](value, _like(value, other)):
             return False
     return True
+
+
+def _like(value: Any, other: Any) -> Any:
+    """The official client sends numbers as text, and the real search takes them."""
+    if isinstance(other, list):
+        return [_like(value, each) for each in other]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isinstance(other, str):
+        return other
+    try:
+        return float(other)
+    except ValueError:
+        raise BadQuery(f"Error in query parameters: {other} is no number") from None
 
 
 def _value(row: Row, name: str) -> Any:
