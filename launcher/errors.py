@@ -6,6 +6,7 @@
     ├── NotFound             no such host, run, job or checkpoint                        4
     ├── Unreachable          no SSH connection: network, port, timeout                   5
     ├── HostRefused          SSH answered and refused: wrong key, changed host key       6
+    │   └── LoginRefused     it does not take our key (yet)
     ├── HostUnfit            a tool, a GPU, disk or permission is missing on the host    7
     ├── SetupFailed          setup.sh ended with an error                                8
     ├── RunFailed            the training ended with an error on the host                9
@@ -15,6 +16,8 @@
     ├── ProviderError        a provider refused, or an end could not be proven          13
     │   ├── OfferGone        somebody else took it; the next one may do
     │   ├── MayHaveCreated   an answer to `create` after which a machine may bill
+    │   ├── NeverReady       a rented machine that will not become what was asked for; it is ended
+    │   ├── StillOpen        a machine could not be ended: it may bill
     │   ├── RateLimited      asked too often
     │   └── ProviderDown     no answer, or a gateway's
     ├── PreflightFailed      `test-remote` found something that would waste money       14
@@ -100,6 +103,10 @@ class HostRefused(GptopsError):
     exit_code = ExitCode.HOST_REFUSED
 
 
+class LoginRefused(HostRefused):
+    """The host does not take our key. On a rented machine the provider may still be about to put it there."""
+
+
 class HostUnfit(GptopsError):
     """The host lacks what the run needs: a tool, a GPU, disk space, a permission."""
 
@@ -159,6 +166,19 @@ class MayHaveCreated(ProviderError):
         super().__init__(what, why=why, hint=hint)
         self.instance_id = instance_id
         """The provider's id where the answer told one; else only the label can find it."""
+
+
+class NeverReady(ProviderError):
+    """A rented machine that is not, or will not become, what was asked for. The next one may do."""
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "", is_the_markets: bool = False) -> None:
+        super().__init__(what, why=why, hint=hint)
+        self.is_the_markets = is_the_markets
+        """Price or bid, not the machine: it may do another time."""
+
+
+class StillOpen(ProviderError):
+    """A machine could not be ended, or not proven gone: it may bill. Nothing more is rented before it is."""
 
 
 class RateLimited(ProviderError):

@@ -10,21 +10,8 @@ if TYPE_CHECKING:
     from launcher.books.ledger import InstanceRow, Ledger
     from launcher.errors import GptopsError
     from launcher.hosts.down import Ended
-    from launcher.hosts.planning import HostPlan
 
 HOST_COLUMNS = ("HOST", "PROVIDER", "STATE", "GPUS", "AGE", "$/H", "$ SO FAR", "ADDRESS", "RUNS")
-
-
-def plan_json(plan: HostPlan) -> dict[str, Any]:
-    """What `up --dry-run` prints."""
-    return {
-        "name": plan.name,
-        "provider": plan.offer.provider,
-        "offer": plan.offer.description,
-        "gpus": plan.offer.gpus,
-        "gpu_name": plan.offer.gpu_name,
-        "price_per_hour": plan.offer.price_per_hour,
-    }
 
 
 def host_json(row: InstanceRow, runs: list[str], now: float) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""Verbs about machines: up, ps, ssh, down."""
+"""Verbs about open machines: ps, ssh, down."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +16,6 @@ from launcher.cli.host_views import (
     errors_json,
     host_cells,
     host_json,
-    plan_json,
     run_words,
     told,
 )
@@ -26,7 +24,6 @@ from launcher.cli.options import Json, examples
 if TYPE_CHECKING:
     from launcher.books.ledger import InstanceRow, Ledger
     from launcher.hosts.down import Ended
-    from launcher.hosts.planning import HostPlan
 
 app = typer.Typer()
 
@@ -35,65 +32,6 @@ WORDS = "gptops.words"
 HostName = Annotated[str | None, typer.Argument(metavar="[HOST]", help="Its name; may be left out while one is open.")]
 
 # What a verb needs is imported inside it: `gptops ps` loads the ledger and nothing else.
-
-
-@app.command(
-    epilog=examples(
-        "gptops up",
-        "gptops up --host root@gpubox:22 --gpus 2",
-        "gptops up --job pretrain --dry-run",
-        "gptops up --json",
-    )
-)
-def up(
-    provider: Annotated[str | None, typer.Option(help="Who gives the machine: local, ssh.")] = None,
-    host: Annotated[
-        str | None, typer.Option(help="A machine of yours: user@name:port, or a name under `hosts` in jobs.yaml.")
-    ] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs it must have.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Their model, as nvidia-smi spells it in part: H100.")] = None,
-    max_price: Annotated[float | None, typer.Option(min=0, help="US dollars an hour, at most.")] = None,
-    name: Annotated[str | None, typer.Option(help="What to call it here.")] = None,
-    job: Annotated[str | None, typer.Option(help="Open what this job of jobs.yaml asks for.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be opened, and stop.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Open a machine and make it ready to train.
-
-    Waits until SSH answers and the GPUs are really there, then sets it up. Whatever fails, the machine is ended again.
-    """
-    from launcher.books.ledger import Ledger
-    from launcher.clock import SystemClock
-    from launcher.hosts.closing import finish_leftovers
-    from launcher.hosts.opening import Opener
-    from launcher.hosts.planning import plan_host
-    from launcher.hosts.setup import setup_inputs
-    from launcher.paths import state_paths
-    from launcher.project import find_project
-    from launcher.providers.by_name import open_provider
-    from launcher.spec.host_request import Flags, host_request
-
-    state, clock, project = state_paths(), SystemClock(), find_project(Path.cwd())
-    request = host_request(Flags(provider, host, gpus, gpu, max_price, job), project)
-    opened_at = open_provider(request.provider, state, hosts=request.static_hosts)
-    plan = plan_host(
-        opened_at, request.wanted, project=project.name, image=request.image, name=name, offer_id=request.offer_id
-    )
-    _show_plan(plan)
-    if dry_run:
-        return console.emit_json(plan_json(plan)) if as_json else None
-    setup = setup_inputs(request.job.setup if request.job else None)
-    if setup.shell:
-        console.say(f"the set-up of `{job}` runs lines in your code; `gptops train {job}` does it after the upload")
-    with Ledger(state.ledger, clock) as ledger:
-        finish_leftovers(ledger, state, clock, console.say)
-        opener = Opener(opened_at, ledger, state, clock, console.say)
-        row = opener.open(plan, None if setup.shell else setup)
-    console.say(f"`{row.name}` is ready at {row.address}; `gptops down {row.name}` ends it")
-    if as_json:
-        console.emit_json(host_json(row, [], clock.now()))
-    else:
-        console.emit(row.name)
 
 
 @app.command(epilog=examples("gptops ps", "gptops ps --json | jq '.[].cost_usd'"))
@@ -234,10 +172,3 @@ def _host_and_command(words: list[str]) -> tuple[str | None, list[str]]:
     before = words.index("--") if "--" in words[:2] else min(1, len(words))
     command = words[before + 1 :] if "--" in words[:2] else words[before:]
     return (words[0] if before else None), command
-
-
-def _show_plan(plan: HostPlan) -> None:
-    from launcher.hosts.planning import described
-
-    console.say(f"`{plan.name}`: {plan.offer.description} at `{plan.offer.provider}`, {described(plan.wanted)}")
-    console.say(f"cost: {plan.cost}")

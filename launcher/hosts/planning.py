@@ -1,7 +1,4 @@
-"""Which machine would be opened, and what it would cost: everything before the money.
-
-A plan asks the provider what it offers and touches nothing.
-"""
+"""Which machine would be opened, under which name, and what it would cost: everything before the money. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +6,12 @@ import re
 import uuid
 from dataclasses import dataclass
 
-from launcher.errors import ProviderError, UsageError
-from launcher.providers.base import Offer, Provider, Wanted
+from launcher.errors import UsageError
+from launcher.providers.base import Instance, Offer, Wanted
 
 MOST_LETTERS = 40
+QUOTE_SLACK = 1.05
+"""A machine may cost this much more than its quote said: markets round, and price the disk anew."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,44 @@ class HostPlan:
         price = self.offer.price_per_hour
         return f"${price:.2f} an hour, ${24 * price:.2f} a day" if price else "$0: nobody bills this machine"
 
+    @property
+    def is_rented(self) -> bool:
+        """Somebody bills it."""
+        return self.offer.price_per_hour > 0
 
-def plan_host(
-    provider: Provider,
-    wanted: Wanted,
-    *,
-    project: str,
-    image: str,
-    name: str | None = None,
-    offer_id: str | None = None,
-) -> HostPlan:
-    """The cheapest machine that fits, or the one called `offer_id`. Raises ProviderError where there is none."""
-    offer = _cheapest(provider, wanted, offer_id)
+    @property
+    def bid(self) -> float | None:
+        """What a spot machine is asked for with, disk apart: never nothing, which would make it an on-demand one."""
+        if not self.offer.spot:
+            return None
+        return self.wanted.bid or max(0.0, self.offer.price_per_hour - self.offer.disk_per_hour)
+
+    @property
+    def highest_price(self) -> float:
+        """What it may cost an hour when it is there."""
+        allowed = self.offer.price_per_hour * QUOTE_SLACK
+        limit = self.wanted.max_price_per_hour
+        return allowed if limit is None else min(allowed, limit)
+
+    def difference(self, there: Instance) -> str:
+        """What is not as it was planned about the machine that is there; "" where all is."""
+        if there.price_per_hour > self.highest_price + 1e-6:
+            return f"it costs ${there.price_per_hour:.2f}/h, and was offered for ${self.offer.price_per_hour:.2f}/h"
+        if there.spot != self.offer.spot:
+            found, planned = ("spot", "on demand") if there.spot else ("on demand", "spot")
+            return f"it is billed as {found}, and was asked for as {planned}"
+        if there.gpus is not None and there.gpus < self.wanted.gpus:
+            return f"it has {there.gpus} GPUs, and {self.wanted.gpus} were asked for"
+        return ""
+
+
+def plan_for(offer: Offer, wanted: Wanted, *, project: str, image: str, name: str | None = None) -> HostPlan:
+    """The plan to open this offer, with a label that nobody else has."""
     unique = uuid.uuid4().hex[:12]
-    own = f"{provider.name}-{unique[:4]}" if provider.name != "ssh" else _plain(offer.offer_id)
-    return HostPlan(checked_name(name or own), f"gptops:{project}:{unique}", project, offer, wanted, image)
+    own = f"{offer.provider}-{unique[:4]}" if offer.provider != "ssh" else _plain(offer.offer_id)
+    return HostPlan(
+        checked_name(name or own.replace("_", "-")), f"gptops:{project}:{unique}", project, offer, wanted, image
+    )
 
 
 def checked_name(name: str) -> str:
@@ -58,26 +80,6 @@ def checked_name(name: str) -> str:
             hint=f"--name {_plain(name)}",
         )
     return name
-
-
-def _cheapest(provider: Provider, wanted: Wanted, offer_id: str | None) -> Offer:
-    offers = [offer for offer in provider.offers(wanted) if offer_id in (None, offer.offer_id)]
-    limit = wanted.max_price_per_hour
-    affordable = [offer for offer in offers if limit is None or offer.price_per_hour <= limit]
-    if affordable:
-        return min(affordable, key=lambda offer: offer.price_per_hour)
-    if offers:
-        cheapest = min(offers, key=lambda offer: offer.price_per_hour)
-        raise ProviderError(
-            f"`{provider.name}` has nothing for at most ${limit:.2f} an hour",
-            why=f"the cheapest that fits: {cheapest.description} at ${cheapest.price_per_hour:.2f}",
-            hint=f"--max-price {cheapest.price_per_hour:.2f}",
-        )
-    raise ProviderError(
-        f"`{provider.name}` has no machine with {described(wanted)}",
-        why=f"asked for `{offer_id}`" if offer_id else "nothing that it offers now fits",
-        hint="ask for less with --gpus and --gpu, or take another --provider",
-    )
 
 
 def described(wanted: Wanted) -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 from typing import Any
 
-from launcher.errors import GptopsError, HostRefused, LocalFault, Unreachable
+from launcher.errors import GptopsError, HostRefused, LocalFault, LoginRefused, Unreachable
 from launcher.remote.host import Address, Host
 from launcher.remote.pinning import changed_key, pinned_key, unpinned
 from launcher.remote.ssh_config import ALIVE_INTERVAL_SECONDS, CONNECT_TIMEOUT_SECONDS
@@ -82,7 +82,7 @@ def _refusal(host: Host, address: Address, error: Exception) -> GptopsError:
             hint="use a key without one, or gptops' own: leave identity_file out, see `gptops doctor`",
         )
     if isinstance(error, paramiko.AuthenticationException):
-        return HostRefused(
+        return LoginRefused(
             f"{address} refused our key",
             why=f"offered {host.identity_file}; the server said: {error}",
             hint="add the line that `gptops doctor` shows to ~/.ssh/authorized_keys on the host",

@@ -11,11 +11,15 @@ from launcher.project import Project
 from launcher.providers.base import Wanted
 from launcher.providers.static_host import StaticHost
 from launcher.remote.host import Address, parse_address
+from launcher.spec.defaults import DEFAULT_DISK_GIB, DEFAULT_IMAGE, DEFAULT_MIN_RELIABILITY
 
 if TYPE_CHECKING:
     from launcher.spec.jobs import HostSpec, JobSpec
+    from trainer.config import RunConfig
 
 DEFAULT_PROVIDER = "local"
+OWN = ("local", "ssh")
+"""Who gives machines that nobody bills."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class Flags:
     gpu: str | None = None
     max_price: float | None = None
     job: str | None = None
+    disk: int | None = None
+    min_reliability: float | None = None
+    regions: tuple[str, ...] = ()
+    spot: bool | None = None
+    bid: float | None = None
+    offer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,16 @@ class HostRequest:
     wanted: Wanted
     image: str = ""
     offer_id: str | None = None
-    """The one static machine that was named."""
+    """The one offer, or the one static machine, that was named."""
     static_hosts: Mapping[str, StaticHost] | None = None
     job: JobSpec | None = None
+    train: RunConfig | None = None
+    """What the job trains: what a machine would cost is reckoned from it."""
 
 
 def host_request(flags: Flags, project: Project) -> HostRequest:
     """Flags over the job, the job over nothing at all. Reads jobs.yaml only where something in it is named."""
-    job, hosts = _from_file(flags, project)
+    job, train, hosts = _from_file(flags, project)
     host = flags.host or (job.host if job else None)
     provider = flags.provider or ("ssh" if flags.host else job.provider if job else DEFAULT_PROVIDER)
     if host is not None and provider != "ssh":
@@ -61,36 +73,62 @@ def host_request(flags: Flags, project: Project) -> HostRequest:
             why="jobs.yaml has no `hosts`",
             hint="gptops up --host user@name:port, or write it under `hosts` in jobs.yaml",
         )
-    return HostRequest(provider, _wanted(flags, job), job.image if job else "", host, statics, job)
+    rented = provider not in OWN
+    if flags.offer is not None and not rented:
+        raise UsageError(f"--offer {flags.offer} goes with a market, not with `{provider}`", hint="gptops offers")
+    image = job.image if job else DEFAULT_IMAGE if rented else ""
+    return HostRequest(provider, _wanted(flags, job, rented=rented), image, flags.offer or host, statics, job, train)
 
 
-def _from_file(flags: Flags, project: Project) -> tuple[JobSpec | None, Mapping[str, HostSpec]]:
+def _from_file(flags: Flags, project: Project) -> tuple[JobSpec | None, RunConfig | None, Mapping[str, HostSpec]]:
     named = flags.job is not None or flags.provider == "ssh" or (flags.host is not None and "@" not in flags.host)
     if not named:
-        return None, {}
+        return None, None, {}
     if project.jobs_file is None:
         if flags.job is None:
-            return None, {}
+            return None, None, {}
         raise NotFound(f"there is no jobs.yaml in {project.root}", hint="gptops init")
-    from launcher.spec.jobs_file import load_jobs  # late: pydantic and yaml, for those who name a job or a host
+    from launcher.spec.jobs_file import load_jobs, resolve_train  # late: pydantic and yaml, where something is named
 
     jobs = load_jobs(project.jobs_file)
-    return (jobs.job(flags.job) if flags.job else None), jobs.hosts
+    if flags.job is None:
+        return None, None, jobs.hosts
+    job = jobs.job(flags.job)
+    return job, resolve_train(job, flags.job, jobs), jobs.hosts
 
 
-def _wanted(flags: Flags, job: JobSpec | None) -> Wanted:
-    wanted = Wanted()
+def _wanted(flags: Flags, job: JobSpec | None, *, rented: bool) -> Wanted:
+    # Nobody rents a machine of a GPU market for its CPU without saying so.
+    wanted = Wanted(1, (), DEFAULT_DISK_GIB, min_reliability=DEFAULT_MIN_RELIABILITY) if rented else Wanted()
     if job is not None:
         asked = job.resources
         wanted = Wanted(
-            asked.gpus, asked.gpu_names, asked.disk_gib, asked.max_price_per_hour, asked.min_reliability, asked.spot
-        )
+            asked.gpus, asked.gpu_names, asked.disk_gib, asked.max_price_per_hour, asked.min_reliability, asked.spot,
+            asked.bid, asked.regions,
+        )  # fmt: skip
     if flags.gpus is not None:
         wanted = replace(wanted, gpus=flags.gpus)
     if flags.gpu is not None:
         wanted = replace(wanted, gpu_names=(flags.gpu,), gpus=wanted.gpus or 1)
+    if flags.disk is not None:
+        wanted = replace(wanted, disk_gib=flags.disk)
+    return _choosy(flags, wanted)
+
+
+def _choosy(flags: Flags, wanted: Wanted) -> Wanted:
+    """What the command line says about price, place and kind."""
     if flags.max_price is not None:
         wanted = replace(wanted, max_price_per_hour=flags.max_price)
+    if flags.min_reliability is not None:
+        wanted = replace(wanted, min_reliability=flags.min_reliability)
+    if flags.regions:
+        wanted = replace(wanted, regions=flags.regions)
+    if flags.spot is not None:
+        wanted = replace(wanted, spot=flags.spot, bid=wanted.bid if flags.spot else None)
+    if flags.bid is not None:
+        wanted = replace(wanted, bid=flags.bid)
+    if wanted.bid is not None and not wanted.spot:
+        raise UsageError("a bid goes with a spot machine", hint=f"--spot --bid {wanted.bid:g}")
     return wanted
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from launcher.errors import JobsError
+from launcher.spec.defaults import DEFAULT_DISK_GIB, DEFAULT_IMAGE, DEFAULT_MIN_RELIABILITY
 from trainer.config import ACCEPTED_STAGES, Model, Strings
 
 Stage = Literal["pretrain", "sft", "dpo", "orpo", "ppo", "grpo", "rgpo"]
@@ -88,14 +89,24 @@ class Resources(Model):
     """Any of these models, as `nvidia-smi` spells them in part: [H100, A100]. Empty: any."""
     nodes: PositiveInt = 1
     """Machines."""
-    disk_gib: PositiveInt = 20
+    disk_gib: PositiveInt = DEFAULT_DISK_GIB
     """Free disk the run needs."""
     max_price_per_hour: PositiveFloat | None = None
     """US dollars an hour for the whole machine; none: no limit."""
-    min_reliability: float = Field(0.95, ge=0.0, le=1.0)
+    min_reliability: float = Field(DEFAULT_MIN_RELIABILITY, ge=0.0, le=1.0)
     """The provider's own figure for hosts on a market."""
+    regions: Strings = ()
+    """Any of these places, by whole words of the provider's own name for them: [US, EU-RO]. Empty: anywhere."""
     spot: bool = False
-    """Take an interruptible machine."""
+    """Take an interruptible machine: cheaper, and taken away when somebody bids more."""
+    bid: PositiveFloat | None = None
+    """With spot: US dollars an hour for the machine without its disk, at most; none: a little above the lowest bid."""
+
+    @model_validator(mode="after")
+    def _a_bid_is_for_spot(self) -> Resources:
+        if self.bid is not None and not self.spot:
+            raise ValueError(f"bid {self.bid:g} goes with `spot: true`")
+        return self
 
 
 class SyncPolicy(Model):
@@ -163,7 +174,7 @@ class JobSpec(Model):
     """With provider `ssh`: the name of an entry under `hosts`."""
     resources: Resources = Resources()
     """The machine."""
-    image: str = Field("pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime", pattern=r"^[^\s-]\S*$")
+    image: str = Field(DEFAULT_IMAGE, pattern=r"^[^\s-]\S*$")
     """Container image on clouds that take one. Its torch is reused."""
     launcher: Literal["torchrun", "accelerate"] = "torchrun"
     """Who starts the processes."""

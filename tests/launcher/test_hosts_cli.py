@@ -16,7 +16,7 @@ from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, Ru
 from launcher.clock import SystemClock
 from launcher.errors import ExitCode
 from launcher.hosts.opening import Opener
-from launcher.hosts.planning import plan_host
+from launcher.hosts.planning import plan_for
 from launcher.lock import hold
 from launcher.paths import LocalRun, RemoteRun, StatePaths, state_paths
 from launcher.providers.base import Wanted
@@ -45,7 +45,8 @@ class Desk:
         """A host that is open, but not set up: that takes seconds."""
         provider, clock = LocalProvider(self.state.provider("local")), SystemClock()
         with Ledger(self.state.ledger, clock) as ledger:
-            plan = plan_host(provider, Wanted(), project="tests", image="", name=name)
+            [offer] = provider.offers(Wanted())
+            plan = plan_for(offer, Wanted(), project="tests", image="", name=name)
             return Opener(provider, ledger, self.state, clock, lambda line: None).open(plan, None)
 
     def rows(self, *states: InstanceState) -> list[InstanceRow]:
@@ -110,8 +111,8 @@ def test_a_dry_run_touches_nothing(desk: Desk, golden: Callable[[str, str], None
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["--provider", "vast"], ExitCode.USAGE, "no provider `vast`"),
-        (["--gpus", "1000"], ExitCode.PROVIDER, "1000 GPUs"),
+        (["--provider", "ec2"], ExitCode.USAGE, "no provider `ec2`"),
+        (["--gpus", "1000"], ExitCode.NO_OFFER, "1000 GPUs"),
         (["--name", "../../etc"], ExitCode.USAGE, "cannot be the name"),
         (["--host", "root@-oProxyCommand=id"], ExitCode.USAGE, "no host name"),
         (["--host", "nobody"], ExitCode.NOT_FOUND, "there is no host `nobody`"),

@@ -1,0 +1,328 @@
+"""Verbs that rent: offers, up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher import console
+from launcher.cli.host_views import host_json
+from launcher.cli.offer_views import choice_json, live_words, plan_json, plan_words, show_offers
+from launcher.cli.options import Json, examples
+from launcher.errors import ExitCode
+
+if TYPE_CHECKING:
+    from launcher.books.ledger import InstanceRow, Ledger
+    from launcher.clock import Clock
+    from launcher.hosts.opening import Guard
+    from launcher.hosts.planning import HostPlan
+    from launcher.hosts.setup import SetupInputs
+    from launcher.paths import StatePaths
+    from launcher.project import Project
+    from launcher.providers.base import Provider
+    from launcher.remote.transport import Transport
+    from launcher.renting.choice import Choice
+    from launcher.renting.market import RentRequest
+    from launcher.renting.ranking import SortBy
+    from launcher.renting.renter import Renter
+    from launcher.spec.host_request import Flags, HostRequest
+
+app = typer.Typer()
+
+Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs it must have.")]
+Gpu = Annotated[str | None, typer.Option(help="Their model, in whole words of nvidia-smi's name: H100.")]
+MaxPrice = Annotated[float | None, typer.Option(min=0, help="US dollars an hour for the machine, at most.")]
+Disk = Annotated[int | None, typer.Option(min=0, help="GiB of disk it must have.")]
+Reliability = Annotated[float | None, typer.Option(min=0, max=1, help="The market's own figure, at least: 0.98.")]
+Region = Annotated[
+    list[str] | None, typer.Option(help="A place, in whole words of the provider's name for it: US. May be repeated.")
+]
+Spot = Annotated[
+    bool | None, typer.Option("--spot/--on-demand", help="Cheaper, and taken away when somebody bids more.")
+]
+Bid = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, help="With --spot: US dollars an hour, without the disk; else a little more than the lowest."
+    ),
+]
+
+# What a verb needs is imported inside it, as in launcher.cli.hosts.
+
+
+@app.command(
+    epilog=examples(
+        "gptops offers --gpus 8 --gpu H100 --max-price 20",
+        "gptops offers --job pretrain",
+        "gptops offers --provider vast --spot --region US --all",
+        "gptops offers --job pretrain --json | jq '.offers[0].offer_id'",
+    )
+)
+def offers(
+    provider: Annotated[
+        str | None, typer.Option(help="Whose; else the job's, else of all that you have a key for.")
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(help="For what this job of jobs.yaml asks for, with what it would cost there.")
+    ] = None,
+    gpus: Gpus = None,
+    gpu: Gpu = None,
+    max_price: MaxPrice = None,
+    disk: Disk = None,
+    min_reliability: Reliability = None,
+    region: Region = None,
+    spot: Spot = None,
+    bid: Bid = None,
+    sort: Annotated[str, typer.Option(help="cost, price, reliability or bandwidth.")] = "cost",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Name every offer that was left out, with its reason.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List machines that could be rented now, the cheapest for the job first.
+
+    The cost is an estimate: tokens × FLOPs a token ÷ (peak × expected share of it) × price, disk and the checkpoints'
+    way home included. Nothing is opened.
+    """
+    from launcher.project import find_project
+    from launcher.renting.choice import no_offer
+    from launcher.spec.host_request import Flags
+
+    flags = Flags(
+        provider, None, gpus, gpu, max_price, job, disk, min_reliability, tuple(region or ()), _spot(spot, bid), bid
+    )
+    request, choice = _choice(flags, find_project(Path.cwd()), _sort(sort))
+    if as_json:
+        console.emit_json(choice_json(choice))
+    else:
+        show_offers(choice, everything=everything)
+    if not choice.fitting:
+        if as_json:
+            raise typer.Exit(ExitCode.NO_OFFER)
+        raise no_offer(choice, request.wanted, provider or "the market")
+
+
+@app.command(
+    epilog=examples(
+        "gptops up",
+        "gptops up --host root@gpubox:22 --gpus 2",
+        "gptops up --job pretrain --dry-run",
+        "gptops up --provider vast --gpus 8 --gpu H100 --max-price 20 --yes",
+        "gptops up --provider vast --gpu 'RTX 4090' --spot --bid 0.25",
+        "gptops up --json",
+    )
+)
+def up(
+    provider: Annotated[str | None, typer.Option(help="Who gives the machine: local, ssh, vast, …")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="A machine of yours: user@name:port, or a name under `hosts` in jobs.yaml.")
+    ] = None,
+    job: Annotated[str | None, typer.Option(help="Open what this job of jobs.yaml asks for.")] = None,
+    gpus: Gpus = None,
+    gpu: Gpu = None,
+    max_price: MaxPrice = None,
+    disk: Disk = None,
+    min_reliability: Reliability = None,
+    region: Region = None,
+    spot: Spot = None,
+    bid: Bid = None,
+    offer: Annotated[str | None, typer.Option(help="This offer of `gptops offers`, and no other.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it here.")] = None,
+    deadline: Annotated[float, typer.Option(min=0, help="Minutes in which one must be ready.")] = 30.0,
+    tries: Annotated[int, typer.Option(min=1, help="Machines that may be tried.")] = 3,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Spend money without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be opened, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Open a machine and make it ready to train.
+
+    Rents the best offer. Waits until SSH answers and the GPUs are really there, then sets it up. A machine that does
+    not become ready is ended, remembered as bad, and the next one is taken; whatever fails, nothing is left open.
+    """
+    from launcher.clock import SystemClock
+    from launcher.hosts.setup import setup_inputs
+    from launcher.paths import state_paths
+    from launcher.project import find_project
+    from launcher.providers.by_name import open_provider
+    from launcher.renting.asking import rent_request
+    from launcher.spec.host_request import Flags, host_request
+
+    state, clock, project = state_paths(), SystemClock(), find_project(Path.cwd())
+    kind = _spot(spot, bid)
+    flags = Flags(
+        provider, host, gpus, gpu, max_price, job, disk, min_reliability, tuple(region or ()), kind, bid, offer
+    )
+    asked = host_request(flags, project)
+    opened_at = open_provider(asked.provider, state, clock=clock, hosts=asked.static_hosts)
+    request = rent_request(asked, project.name, name=name, deadline_seconds=60 * deadline, tries=tries)
+    if dry_run:
+        return _show_dry_run(opened_at, request, state, as_json=as_json)
+    setup = setup_inputs(asked.job.setup if asked.job else None)
+    if setup.shell:
+        console.say(f"the set-up of `{job}` runs lines in your code; `gptops train {job}` does it after the upload")
+    row = _opened(opened_at, request, None if setup.shell else setup, asked, state, clock, yes=yes)
+    console.say(f"`{row.name}` is ready at {row.address}; `gptops down {row.name}` ends it")
+    if as_json:
+        console.emit_json(host_json(row, [], clock.now()))
+    else:
+        console.emit(row.name)
+    return None
+
+
+def _opened(
+    provider: Provider,
+    request: RentRequest,
+    setup: SetupInputs | None,
+    asked: HostRequest,
+    state: StatePaths,
+    clock: Clock,
+    *,
+    yes: bool,
+) -> InstanceRow:
+    from launcher.books.ledger import Ledger
+    from launcher.hosts.closing import finish_leftovers
+    from launcher.hosts.steps import Lines
+    from launcher.renting.renter import Renter
+
+    with Ledger(state.ledger, clock) as ledger:
+        finish_leftovers(ledger, state, clock, console.say)
+        lines = Lines(console.say, clock)
+        plan = Renter(provider, ledger, state, clock, lines).plan(request)
+        _show_plan(plan, request)
+        _agree(plan, Renter(provider, ledger, state, clock, lines), request, yes=yes)
+        with console.checklist() as steps:
+            guard = _guard(ledger, state, clock, provider, asked, (steps or lines).note)
+            renter = Renter(provider, ledger, state, clock, steps or lines, guard=guard)
+            return renter.rent(request, setup, first=plan)
+
+
+def _guard(
+    ledger: Ledger,
+    state: StatePaths,
+    clock: Clock,
+    provider: Provider,
+    asked: HostRequest,
+    say: Callable[[str], None],
+) -> Guard:
+    """Sets the dead-man's switch: by the job's budget, or a day."""
+    from launcher.books.budget import Limits, hours_left
+    from launcher.hosts.deadman import DEFAULT_IDLE_MINUTES, Armer
+
+    budget = asked.job.budget if asked.job else None
+    limits = Limits(budget.max_usd, budget.max_hours) if budget else Limits()
+    idle = getattr(budget, "idle_minutes", DEFAULT_IDLE_MINUTES)
+
+    def guard(row: InstanceRow, transport: Transport) -> InstanceRow:
+        hours = hours_left(limits, 0.0, 0.0, row.price_per_hour)
+        armer = Armer(ledger, state, clock, say)
+        return armer.arm(row, provider.off_switch, transport, hours=hours, idle_minutes=idle)
+
+    return guard
+
+
+def _agree(plan: HostPlan, renter: Renter, request: RentRequest, *, yes: bool) -> None:
+    """Money is spent only by somebody who said so. Raises UsageError where nobody can be asked, OverBudget before."""
+    from launcher.errors import UsageError
+
+    if not plan.is_rented:
+        return
+    renter.require_room(request, plan.offer)
+    live = live_words(renter.live(), plan.offer.provider)
+    if live:
+        console.say(live)
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            f"this would cost {plan.cost}, and there is nobody to ask",
+            why="neither --yes was given, nor is this a terminal",
+            hint="the same command with --yes",
+        )
+    if not typer.confirm("open it?", err=True):
+        console.say("nothing was opened")
+        raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def _show_dry_run(provider: Provider, request: RentRequest, state: StatePaths, *, as_json: bool) -> None:
+    from launcher.renting.market import best
+    from launcher.renting.ranking import forecast
+
+    plan = best(provider, request, _bad(state, provider.name))
+    _show_plan(plan, request)
+    if as_json:
+        console.emit_json(plan_json(plan, forecast(plan.offer, request.order.work) if request.order.work else None))
+
+
+def _show_plan(plan: HostPlan, request: RentRequest) -> None:
+    from launcher.renting.ranking import forecast
+
+    work = request.order.work
+    for line in plan_words(plan, forecast(plan.offer, work) if work else None):
+        console.say(line)
+
+
+def _choice(flags: Flags, project: Project, sort: SortBy) -> tuple[RentRequest, Choice]:
+    """What all the providers that are meant have to offer, in one list."""
+    from launcher.errors import KeyRefused
+    from launcher.paths import state_paths
+    from launcher.providers.by_name import open_provider
+    from launcher.renting.asking import rent_request
+    from launcher.renting.choice import Choice
+    from launcher.renting.market import sorted_out
+
+    state, asked_all, missing = state_paths(), _each_provider(flags, project), []
+    choices = []
+    for asked in asked_all:
+        request = rent_request(asked, project.name, sort=sort)
+        try:
+            market = open_provider(asked.provider, state, hosts=asked.static_hosts)
+            choices.append(sorted_out(market, request, _bad(state, asked.provider)))
+        except KeyRefused as error:
+            missing.append(error)
+            if len(asked_all) == 1:
+                raise
+    if not choices:
+        raise missing[0]
+    fitting = [ranked.offer for choice in choices for ranked in choice.fitting]
+    left_out = tuple(each for choice in choices for each in choice.left_out)
+    return request, Choice(request.order.ranked(fitting), left_out)
+
+
+def _each_provider(flags: Flags, project: Project) -> list[HostRequest]:
+    """The one that was named, by the command line or the job; else every market."""
+    from launcher.providers.by_name import AVAILABLE
+    from launcher.spec.host_request import OWN, host_request
+
+    if flags.provider is not None or flags.job is not None:
+        return [host_request(flags, project)]
+    return [host_request(replace(flags, provider=name), project) for name in AVAILABLE if name not in OWN]
+
+
+def _bad(state: StatePaths, provider: str) -> dict[str, str]:
+    """Machines that failed before. Looking makes no ledger."""
+    from launcher.books.ledger import Ledger
+    from launcher.clock import SystemClock
+
+    if not state.ledger.exists():
+        return {}
+    with Ledger(state.ledger, SystemClock()) as ledger:
+        return ledger.bad_machines(provider)
+
+
+def _sort(word: str) -> SortBy:
+    from launcher.errors import UsageError
+    from launcher.renting.ranking import SortBy
+
+    if word not in {each.value for each in SortBy}:
+        raise UsageError(f"offers cannot be sorted by `{word}`", hint=f"--sort {', '.join(SortBy)}")
+    return SortBy(word)
+
+
+def _spot(spot: bool | None, bid: float | None) -> bool | None:
+    """A bid says spot."""
+    return True if spot is None and bid is not None else spot

@@ -1,0 +1,40 @@
+"""From what a person asked for to what a market is asked: the job's length, its image's CUDA, its budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from launcher.books.budget import Limits
+from launcher.renting.cuda import needed_cuda
+from launcher.renting.market import DEADLINE_SECONDS, TRIES, RentRequest
+from launcher.renting.ranking import Order, SortBy, workload
+from launcher.running.render import constraints
+from launcher.spec.host_request import OWN, HostRequest
+
+
+def rent_request(
+    asked: HostRequest,
+    project: str,
+    *,
+    name: str | None = None,
+    sort: SortBy = SortBy.COST,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    tries: int = TRIES,
+) -> RentRequest:
+    """The request of `gptops up` and `gptops offers`. A machine of one's own brings its own driver and torch."""
+    wanted = asked.wanted
+    if asked.provider not in OWN and wanted.gpus:
+        wanted = replace(wanted, min_cuda=needed_cuda(asked.image, constraints()))
+    work = workload(asked.train, wanted.gpus) if asked.train is not None else None
+    budget = asked.job.budget if asked.job is not None else None
+    return RentRequest(
+        wanted,
+        project,
+        image=asked.image,
+        name=name,
+        offer_id=asked.offer_id,
+        order=Order(sort, work),
+        limits=Limits(budget.max_usd, budget.max_hours) if budget is not None else Limits(),
+        deadline_seconds=deadline_seconds,
+        tries=tries,
+    )
