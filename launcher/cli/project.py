@@ -85,20 +85,33 @@ def schema(
 
 
 @app.command(
-    epilog=examples("gptops doctor", "gptops doctor --json | jq -r '.checks[] | select(.verdict != \"pass\")'")
+    epilog=examples(
+        "gptops doctor",
+        "gptops doctor --online",
+        "gptops doctor --json | jq -r '.checks[] | select(.verdict != \"pass\")'",
+    )
 )
-def doctor(as_json: Json = False) -> None:
-    """Look whether this machine has what gptops needs.
+def doctor(
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask each cloud whether it takes its API key; else nobody is asked.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Look whether this machine has what gptops needs, and an API key for each cloud.
 
     What it lacks is said with the command that brings it. The line `key` shows the key that a machine of your own
-    must let in.
+    must let in. No cloud is needed to begin: `--provider local` opens a host on this machine.
     """
+    from launcher.clock import SystemClock
     from launcher.doctor import diagnosis
     from launcher.hosts.preflight_checks import Verdict
+    from launcher.key_doctor import key_checks
     from launcher.paths import state_paths
     from launcher.project import find_project
 
-    checks = diagnosis(find_project(Path.cwd()).root, state_paths())
+    state = state_paths()
+    checks = diagnosis(find_project(Path.cwd()).root, state)
+    checks += key_checks(state, SystemClock(), online=online)
     lacking = [check for check in checks if check.verdict is Verdict.FAIL]
     if as_json:
         console.emit_json({"ok": not lacking, "checks": [asdict(check) for check in checks]})

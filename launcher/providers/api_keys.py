@@ -20,6 +20,10 @@ KEYRING_SERVICE = "gptops"
 _MOST_BYTES = 100_000
 
 
+class NoKey(KeyRefused):
+    """None was found, wherever one may stand."""
+
+
 @dataclass(frozen=True)
 class ApiKey:
     """One key, and where it came from."""
@@ -96,7 +100,7 @@ def api_key(provider: str) -> ApiKey:
     if secret:
         return _checked(ApiKey(provider, secret, "the system's keyring"))
     looked = [f"${name}" for name in source.variables] + [str(path) for path in source.files()]
-    raise KeyRefused(
+    raise NoKey(
         f"there is no API key for `{provider}`",
         why=f"looked at {', '.join(looked)}" + (" and the system's keyring" if _has_keyring() else ""),
         hint=where_to_get(provider),
