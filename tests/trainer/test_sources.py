@@ -12,8 +12,9 @@ import pyarrow.parquet
 import pytest
 
 from tests.trainer.unprivileged import open_folder, unprivileged
-from trainer.data import readers
-from trainer.data.readers import documents
+from trainer.data import text_files
+from trainer.data.columns import Columns
+from trainer.data.readers import FileSource
 from trainer.data.sources import corpus_path, find_corpus
 from trainer.errors import DataError
 from trainer.quoting import pasteable, shown
@@ -22,7 +23,8 @@ HOSTILE = ["a b", "it's", 'say "x"', "new\nline", "$(touch x)", "-rf", "ünïcod
 
 
 def texts(path: Path, column: str = "text") -> list[str]:
-    return ["".join(document.texts) for document in documents(find_corpus(path), column)]
+    source = FileSource(find_corpus(path), Columns(column))
+    return ["".join(document.texts) for document in source.documents()]
 
 
 def refusal(path: Path, column: str = "text") -> DataError:
@@ -147,7 +149,7 @@ def test_a_link_to_nothing_is_said(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plays.pdf").write_text("x")
     error = refusal(tmp_path / "plays.pdf")
-    assert ".txt, .md, .jsonl, .parquet" in error.why
+    assert ".txt, .md, .json, .jsonl, .parquet" in error.why
     assert error.hint.startswith("if it is plain text: `cp ")
 
 
@@ -166,10 +168,10 @@ def test_text_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_large_file_is_read_in_blocks_that_may_split_a_character(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 7)
+    monkeypatch.setattr(text_files, "BLOCK_BYTES", 7)
     text = "日本語🙂é" * 20
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    (document,) = documents(find_corpus(tmp_path), "text")
+    (document,) = FileSource(find_corpus(tmp_path), Columns("text")).documents()
     blocks = list(document.texts)
     assert len(blocks) > 30
     assert "".join(blocks) == text
@@ -182,7 +184,7 @@ def test_a_large_file_is_read_in_blocks_that_may_split_a_character(
 def test_what_is_not_utf8_is_refused_with_the_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int, content: bytes, byte: int
 ) -> None:
-    monkeypatch.setattr(readers, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(text_files, "BLOCK_BYTES", block_bytes)
     (tmp_path / "a.txt").write_bytes(content)
     error = refusal(tmp_path)
     assert error.what == f"{shown(tmp_path / 'a.txt')} is not UTF-8 text"
@@ -216,7 +218,7 @@ def test_progress_grows_up_to_the_size_of_the_corpus(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n')
     write_parquet(tmp_path / "c.parquet", text=["four"] * 3)
     corpus = find_corpus(tmp_path)
-    found = [(document.begins_at, document.ends_at) for document in documents(corpus, "text")]
+    found = [(document.begins_at, document.ends_at) for document in FileSource(corpus, Columns("text")).documents()]
     assert found == sorted(found)
     assert [begin for begin, _ in found] == [0, *(end for _, end in found[:-1])]
     assert found[-1][1] == corpus.total_bytes

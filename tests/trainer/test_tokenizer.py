@@ -19,7 +19,7 @@ from tests.trainer.gpt2_bpe import gpt2_cache
 from trainer.config import TokenizerConfig
 from trainer.data.sources import corpus_path
 from trainer.errors import DataError
-from trainer.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, open_tokenizer, pieces, train_bpe
+from trainer.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, Tokenizer, load_tokenizer, open_tokenizer, pieces, train_bpe
 from trainer.tokenizer.pieces import PIECE_CHARACTERS
 
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare.txt"
@@ -167,8 +167,8 @@ def test_bpe_training_is_deterministic_across_processes_and_threads(bpe: Tokeniz
 def test_bpe_learns_as_many_merges_as_asked_or_as_the_text_gives(bpe: Tokenizer) -> None:
     assert bpe.vocab_size == 600
     assert len(bpe.encode(" the the")) == 2
-    assert train_bpe(["abc"], 600).vocab_size == 257
-    assert train_bpe(["abc"], 257).decode([0x41 - 0x21]) == "A"
+    assert train_bpe(["abc"], 600).vocab_size == 256 + len(SPECIAL_TOKENS)
+    assert train_bpe(["abc"], 266).decode([0x41 - 0x21]) == "A"
 
 
 def test_bpe_training_passes_on_what_reading_the_corpus_raises() -> None:

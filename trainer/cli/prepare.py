@@ -27,7 +27,8 @@ def _run(args: argparse.Namespace) -> int:
     from trainer.preparing import prepare_data, summary
 
     console = Console()
-    shards = prepare_data(config.data, args.out or Path(config.out_dir) / "data", console)
-    console.say(summary(shards))
-    console.say(f"next: python -m trainer pretrain data.path={pasteable(shards.root)}")
+    data = prepare_data(config.data, args.out or Path(config.out_dir) / "data", console)
+    console.say(summary(data))
+    if len(data.parts) == 1:
+        console.say(f"next: python -m trainer pretrain data.path={pasteable(data.first.root)}")
     return ExitCode.OK

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, model_validator
 
-from trainer.config.data import DataConfig, Vocabularies
+from trainer.config.data import DataConfig, vocabulary_of
 from trainer.config.keeping import CheckpointConfig, EvalConfig, LogConfig, SampleConfig
 from trainer.config.model import ModelConfig
 from trainer.config.overrides import apply_overrides
@@ -40,6 +40,11 @@ class RunConfig(Model):
     sample: SampleConfig = SampleConfig()
     log: LogConfig = LogConfig()
 
+    @property
+    def seq_len(self) -> int:
+        """Tokens in a training row."""
+        return self.data.seq_len or self.model.max_seq_len
+
     @model_validator(mode="before")
     @classmethod
     def _vocabulary_of_the_tokenizer(cls, config: Any) -> Any:
@@ -49,9 +54,8 @@ class RunConfig(Model):
         data, model = config.get("data", {}), config.get("model", {})
         tokenizer = data.get("tokenizer", {}) if isinstance(data, Mapping) else None
         if isinstance(model, Mapping) and isinstance(tokenizer, Mapping) and "vocab_size" not in model:
-            kind = tokenizer.get("kind", "gpt2")
-            fixed = Vocabularies.get(kind) if isinstance(kind, str) else None
-            return {**config, "model": {**model, "vocab_size": fixed or tokenizer.get("vocab_size", 8192)}}
+            size = vocabulary_of(tokenizer)
+            return {**config, "model": {**model, "vocab_size": size}} if size is not None else config
         return config
 
     @model_validator(mode="after")
@@ -60,6 +64,11 @@ class RunConfig(Model):
             raise ValueError(
                 f"model.vocab_size {self.model.vocab_size} is smaller than the vocabulary of the "
                 f"`{self.data.tokenizer.kind}` tokenizer, {self.data.tokenizer.vocab_size}"
+            )
+        if self.seq_len > self.model.max_seq_len:
+            raise ValueError(
+                f"data.seq_len {self.seq_len} is longer than the positions of the model, "
+                f"model.max_seq_len {self.model.max_seq_len}"
             )
         if self.train.global_batch_size % self.train.micro_batch_size:
             raise ValueError(

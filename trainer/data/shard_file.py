@@ -13,6 +13,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,18 @@ def write_shard(path: Path, header: Header, ids: Ids) -> None:
         file.write(header.to_bytes())
         file.seek(0, os.SEEK_END)
         file.write(np.ascontiguousarray(ids, dtype=header.dtype).data)
+
+
+def tokens_on_disk(path: Path, dtype: np.dtype[Any], tokens: int) -> Ids:
+    """The first ids of a shard that may be unfinished. Raises OSError or ValueError where there are not as many."""
+    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(tokens,))
+
+
+def cut_shard(path: Path, header: Header) -> None:
+    """Make the shard what `header` says: what it holds beyond that goes."""
+    with path.open("r+b") as file:
+        file.write(header.to_bytes())
+        file.truncate(HEADER_BYTES + header.tokens * header.dtype.itemsize)
 
 
 def _unusable(path: Path, why: str) -> DataError:

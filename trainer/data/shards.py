@@ -19,6 +19,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainer.data.shard_file import PREPARE_HINT, mapped_tokens, read_header
 from trainer.errors import DataError
 from trainer.quoting import shown
@@ -26,7 +29,7 @@ from trainer.tokenizer import Tokenizer, load_tokenizer
 from trainer.tokenizer.base import Ids, identity_of
 
 INDEX = "index.json"
-FORMAT = "gptops-shards-1"
+FORMAT = "gptops-shards-2"
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,17 @@ class Index:
     """sha256 over the input files' stamps and the configuration they were prepared with."""
     folder: str
     """Where the shards and the tokenizer are, beside the index."""
+    source: str
+    """What the text was called."""
+    version: str
+    """Which version of it: the hub's commit; "" for files."""
     tokenizer_kind: str
     tokenizer_identity: str
     vocab_size: int
     eot_id: int
     documents: int
+    empty_documents: int
+    """Left out, because they have no text."""
     tokens: int
     train_tokens: int
     """The first ones of the stream; the rest is for validation."""
@@ -119,6 +128,13 @@ class ShardSet:
                 why=f"they have {self.vocab_size} different tokens, the model has {model_vocab_size}",
                 hint=f"`model.vocab_size={self.vocab_size}`, or leave it out",
             )
+
+    def document_ends(self) -> NDArray[np.int64]:
+        """Where every end-of-text stands. Reads every token."""
+        found = [
+            np.flatnonzero(ids == self.eot_id) + start for ids, start in zip(self._maps, self._starts, strict=True)
+        ]
+        return np.concatenate(found).astype(np.int64)
 
     def copy_into(self, out: Ids, start: int) -> None:
         """Fill `out` with the tokens from `start` on, over the borders of shards."""

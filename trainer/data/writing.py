@@ -2,7 +2,8 @@
 
 Everything goes into `tokens-<hash>.tmp/`, is fsynced and renamed; the index
 that points there comes last, by rename. A run that was killed leaves only a
-`.tmp`, which the next one removes. What is older than the index goes after it.
+`.tmp` and its journal: the next one of the same input goes on with it, any
+other removes it. What is older than the index goes after it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.shard_file import Header, write_shard
+from trainer.data.journal import JOURNAL, forget_journal
+from trainer.data.shard_file import Header, cut_shard, tokens_on_disk, write_shard
 from trainer.data.shards import INDEX, Index, shard_name
 from trainer.errors import DataError
 from trainer.manifest import fsync
 from trainer.quoting import pasteable, shown
 from trainer.tokenizer.base import Ids
 
+SHARD_PATTERN = "tokens_*.bin"
 _OURS = re.compile(r"tokens-[0-9a-f]{12}(\.tmp)?")
 
 
@@ -36,6 +39,8 @@ class ShardWriter:
         self._folder, self._empty, self._shard_tokens = folder, header, shard_tokens
         self._digest = hashlib.sha256()
         self.headers: list[Header] = []
+        self.at_document_end = True
+        self._synced = 0
 
     @property
     def tokens(self) -> int:
@@ -49,10 +54,44 @@ class ShardWriter:
     def tokens_sha256(self) -> str:
         return self._digest.hexdigest()
 
+    @property
+    def bytes_per_token(self) -> int:
+        return self._empty.dtype.itemsize
+
+    def go_on(self, tokens: int) -> bool:
+        """Take up so many tokens that were written before, and cut off the rest; False, and nothing, if they are not
+        all there."""
+        counts = [self._shard_tokens] * (tokens // self._shard_tokens)
+        counts += [tokens % self._shard_tokens] if tokens % self._shard_tokens else []
+        paths = [self._folder / shard_name(number) for number in range(len(counts))]
+        try:
+            parts = [tokens_on_disk(path, self._empty.dtype, count) for path, count in zip(paths, counts, strict=True)]
+        except (OSError, ValueError):  # a shard is missing, or shorter than the journal says
+            parts, paths = [], []
+        for path in set(self._folder.glob(SHARD_PATTERN)) - set(paths):
+            path.unlink()
+        for path, part in zip(paths, parts, strict=True):
+            self._take_up(path, part)
+        return bool(parts)
+
+    def _take_up(self, path: Path, part: Ids) -> None:
+        header = replace(self._empty, tokens=len(part), documents=int(np.count_nonzero(part == self._empty.eot_id)))
+        self._digest.update(np.ascontiguousarray(part).data)
+        self.at_document_end = bool(part[-1] == self._empty.eot_id)
+        cut_shard(path, header)
+        self.headers.append(header)
+
+    def sync(self) -> None:
+        """What was appended is safe on the disk when this returns."""
+        for number in range(self._synced, len(self.headers)):
+            fsync(self._folder / shard_name(number))
+        self._synced = max(len(self.headers) - 1, 0)
+
     def append(self, ids: Ids) -> None:
         """Add `ids` to the end of the stream."""
         ids = np.ascontiguousarray(ids, dtype=self._empty.dtype)
         self._digest.update(ids.data)
+        self.at_document_end = bool(ids[-1] == self._empty.eot_id) if len(ids) else self.at_document_end
         while len(ids):
             if not self.headers or self.headers[-1].tokens == self._shard_tokens:
                 self.headers.append(self._empty)
@@ -89,19 +128,27 @@ def locked(out: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def building(out: Path, name: str) -> Iterator[Path]:
-    """A fresh folder to write to; it becomes `out/name` when the block ends well, and is removed when it does not."""
+def building(out: Path, name: str, *, goes_on: Callable[[BaseException], bool]) -> Iterator[Path]:
+    """A folder to write to, which becomes `out/name` when the block ends well.
+
+    It has what an earlier one of the same name left there. When the block ends badly, it is removed, unless `goes_on`
+    says that the error may be another one the next time.
+    """
     folder = out / f"{name}.tmp"
     with _writing(out):
         for path in out.iterdir():
-            if _OURS.fullmatch(path.name) and path.suffix == ".tmp":
+            if _OURS.fullmatch(path.name) and path.suffix == ".tmp" and path != folder:
                 shutil.rmtree(path)
-        folder.mkdir()
+        if not folder.exists() and (out / JOURNAL).exists() and (out / name).exists():
+            (out / name).rename(folder)  # killed between the rename and the index
+        folder.mkdir(exist_ok=True)
         try:
             yield folder
             _publish(folder, out / name)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException as error:
+            if not goes_on(error):
+                shutil.rmtree(folder, ignore_errors=True)
+                forget_journal(out)
             raise
 
 

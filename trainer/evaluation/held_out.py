@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from trainer.config import DataConfig
 from trainer.data import ShardSet, TokenRows, open_shards
-from trainer.data.readers import documents
+from trainer.data.opening import open_source
 from trainer.data.shards import is_prepared
-from trainer.data.sources import corpus_path, find_corpus
+from trainer.data.sources import corpus_path
 from trainer.errors import DataError
 from trainer.evaluation.models import MeasuredModel, tokenizer_of
 from trainer.evaluation.texts import TextLoss, Window, text_loss, windows_loss
@@ -29,7 +30,8 @@ def held_out_loss(
     path = corpus_path(data)
     if is_prepared(path):
         return _shards_loss(model, open_shards(path), said)
-    texts = ("".join(document.texts) for document in documents(find_corpus(path), text_column))
+    source = open_source(DataConfig(path=data, text_column=text_column))
+    texts = ("".join(document.texts) for document in source.documents())
     return text_loss(model, texts, said=said)
 
 

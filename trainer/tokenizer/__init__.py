@@ -10,6 +10,16 @@ host needs no network to read what was written elsewhere.
 from trainer.tokenizer.base import END_OF_TEXT, Tokenizer
 from trainer.tokenizer.bpe import train_bpe
 from trainer.tokenizer.pieces import pieces
-from trainer.tokenizer.saved import load_tokenizer, open_tokenizer
+from trainer.tokenizer.saved import load_tokenizer, open_tokenizer, save_whole
+from trainer.tokenizer.special import SPECIAL_TOKENS
 
-__all__ = ["END_OF_TEXT", "Tokenizer", "load_tokenizer", "open_tokenizer", "pieces", "train_bpe"]
+__all__ = [
+    "END_OF_TEXT",
+    "SPECIAL_TOKENS",
+    "Tokenizer",
+    "load_tokenizer",
+    "open_tokenizer",
+    "pieces",
+    "save_whole",
+    "train_bpe",
+]

@@ -1,22 +1,23 @@
 """What every tokenizer is, and the small facts they share.
 
-Ordinary text never becomes the end-of-text id, not even text that spells
-`<|endoftext|>`: only the code that ends a document writes that id.
+Ordinary text never becomes a special id, not even text that spells
+`<|endoftext|>`: only the code that ends a document or a turn writes such ids.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-END_OF_TEXT = "<|endoftext|>"
-"""How the end-of-text id reads when it is decoded."""
+from trainer.tokenizer.special import END_OF_TEXT
+
+__all__ = ["END_OF_TEXT", "IDENTITY_FILE", "SAVED_HINT", "Ids", "Tokenizer"]
 
 IDENTITY_FILE = "identity.json"
 """In the folder of a saved tokenizer: its kind, its size and its identity."""
@@ -33,17 +34,22 @@ class Tokenizer(Protocol):
 
     @property
     def kind(self) -> str:
-        """`bytes`, `gpt2` or `bpe`."""
+        """`bytes`, `gpt2`, `bpe`, or `folder` for one of another program."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, end-of-text included. A `bpe` of a small corpus may have fewer than were asked for."""
+        """Number of ids, special ones included. A `bpe` of a small corpus may have fewer than were asked for."""
         ...
 
     @property
     def eot_id(self) -> int:
-        """The id that ends a document: always the last one."""
+        """The id that ends a document."""
+        ...
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """The ids no text becomes, by how they read: end-of-text, and what it has of special.py."""
         ...
 
     @property
@@ -52,7 +58,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; never `eot_id`. Lone surrogates count as U+FFFD."""
+        """The ids of `text`; never a special one. Lone surrogates count as U+FFFD."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:

@@ -1,7 +1,7 @@
 """A byte-level BPE trained on the user's own corpus, by Hugging Face `tokenizers`.
 
-The same corpus and vocabulary size give the same merges. End-of-text is not in
-the trained vocabulary: it is the id after the last one, so no text reaches it.
+The same corpus and vocabulary size give the same merges. The special tokens are
+not in the trained vocabulary: their ids follow it, so no text reaches them.
 """
 
 from __future__ import annotations
@@ -16,26 +16,32 @@ import numpy as np
 
 from trainer.errors import DataError
 from trainer.quoting import shown
-from trainer.tokenizer.base import END_OF_TEXT, SAVED_HINT, Ids, identity_of, save_identity, text_of, well_formed
+from trainer.tokenizer.base import SAVED_HINT, Ids, identity_of, save_identity, text_of, well_formed
 from trainer.tokenizer.pieces import pieces
+from trainer.tokenizer.special import END_OF_TEXT, PAD, SPECIAL_TOKENS
 
 FILE_NAME = "tokenizer.json"
 """In the format of `tokenizers`, so that other programs read it too."""
+CONFIG_FILE = "tokenizer_config.json"
+"""What transformers' AutoTokenizer looks for beside it."""
 
 Merges = list[tuple[str, str]]
 
 
 class BpeTokenizer:
-    """256 bytes, merges in the order they were learnt, and end-of-text."""
+    """256 bytes, merges in the order they were learnt, and the special tokens."""
 
     kind = "bpe"
 
-    def __init__(self, vocab: dict[str, int], merges: Merges) -> None:
+    def __init__(self, vocab: dict[str, int], merges: Merges, special: Sequence[str] = SPECIAL_TOKENS) -> None:
         self._tokenizer = _assembled(vocab, merges)
-        self._vocab = vocab
-        self.eot_id = len(vocab)
-        self.vocab_size = len(vocab) + 1
-        self.identity = identity_of(kind="bpe", vocab=vocab, merges=merges)
+        self._vocab, self._special = vocab, tuple(special)
+        self.special_ids = {token: len(vocab) + n for n, token in enumerate(special)}
+        self.eot_id = self.special_ids[END_OF_TEXT]
+        self.vocab_size = len(vocab) + len(special)
+        # The first tokenizers had end-of-text alone, and their identity did not mention it.
+        named = {"special": list(special)} if self._special != (END_OF_TEXT,) else {}
+        self.identity = identity_of(kind="bpe", vocab=vocab, merges=merges, **named)
 
     def encode(self, text: str) -> list[int]:
         return [i for piece in pieces([well_formed(text)]) for i in self._tokenizer.encode(piece).ids]
@@ -49,24 +55,30 @@ class BpeTokenizer:
 
     def save(self, folder: Path) -> None:
         save_identity(self, folder)
-        (folder / FILE_NAME).write_text(self._tokenizer.to_str(), encoding="utf-8")
+        whole = _tokenizers().Tokenizer.from_str(self._tokenizer.to_str())
+        whole.add_special_tokens(list(self._special))
+        (folder / FILE_NAME).write_text(whole.to_str(), encoding="utf-8")
+        names = {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
+        names |= {"pad_token": PAD} if PAD in self._special else {}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
     @cached_property
     def _table(self) -> list[bytes]:
         byte_of = _byte_of_letter()
         tokens = sorted(self._vocab, key=self._vocab.__getitem__)
-        return [bytes(byte_of[letter] for letter in token) for token in tokens] + [END_OF_TEXT.encode()]
+        return [bytes(byte_of[letter] for letter in token) for token in tokens] + [t.encode() for t in self._special]
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
-    """The byte-level BPE of `texts` with at most `vocab_size` ids, end-of-text included.
+    """The byte-level BPE of `texts` with at most `vocab_size` ids, special tokens included.
 
     Where the texts repeat too little to learn that many, it has fewer. What iterating `texts` raises is passed on.
     """
-    assert vocab_size > 256, vocab_size
+    assert vocab_size >= 256 + len(SPECIAL_TOKENS), vocab_size
     tokenizers = _tokenizers()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
+        vocab_size=vocab_size - len(SPECIAL_TOKENS),
         min_frequency=2,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[],
@@ -74,7 +86,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
     )
     tokenizer = _assembled({}, [])
     tokenizer.train_from_iterator((well_formed(piece) for piece in pieces_of_each(texts)), trainer)
-    return _from_json(json.loads(tokenizer.to_str()))
+    return _from_json(json.loads(tokenizer.to_str()), SPECIAL_TOKENS)
 
 
 def pieces_of_each(texts: Iterable[str]) -> Iterable[str]:
@@ -86,7 +98,8 @@ def loaded_bpe(folder: Path) -> BpeTokenizer:
     """From a folder that `save` wrote. Raises DataError."""
     path = folder / FILE_NAME
     try:
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return _from_json(saved, _special_tokens(saved))
     except OSError as error:
         raise DataError(
             f"cannot read the tokenizer {shown(path)}", why=error.strerror or str(error), hint=SAVED_HINT
@@ -99,7 +112,17 @@ def loaded_bpe(folder: Path) -> BpeTokenizer:
         ) from error
 
 
-def _from_json(saved: dict[str, Any]) -> BpeTokenizer:
+def _special_tokens(saved: dict[str, Any]) -> tuple[str, ...]:
+    added = sorted((int(token["id"]), str(token["content"])) for token in saved.get("added_tokens", []))
+    if [i for i, _ in added] != [len(saved["model"]["vocab"]) + n for n in range(len(added))]:
+        raise ValueError("the special tokens do not follow the vocabulary")
+    names = tuple(name for _, name in added) or (END_OF_TEXT,)
+    if END_OF_TEXT not in names:
+        raise ValueError(f"there is no {END_OF_TEXT}")
+    return names
+
+
+def _from_json(saved: dict[str, Any], special: Sequence[str]) -> BpeTokenizer:
     vocab = {str(token): int(i) for token, i in saved["model"]["vocab"].items()}
     merges = [(str(left), str(right)) for left, right in saved["model"]["merges"]]
     letters = set(_byte_of_letter())
@@ -109,7 +132,7 @@ def _from_json(saved: dict[str, Any]) -> BpeTokenizer:
         raise ValueError("a merge makes a token that is not in the vocabulary")
     if any(not letters.issuperset(token) for token in vocab):
         raise ValueError("a token is made of something else than bytes")
-    return BpeTokenizer(vocab, merges)
+    return BpeTokenizer(vocab, merges, special)
 
 
 def _assembled(vocab: dict[str, int], merges: Merges) -> Any:

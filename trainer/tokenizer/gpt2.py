@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from trainer.errors import DataError
 from trainer.quoting import shown
@@ -39,6 +39,7 @@ class Gpt2Tokenizer:
     kind = "gpt2"
     vocab_size = VOCAB_SIZE
     eot_id = VOCAB_SIZE - 1
+    special_ids: ClassVar[Mapping[str, int]] = {END_OF_TEXT: eot_id}
     identity = identity_of(kind="gpt2", ranks=RANKS_SHA256, vocab_size=VOCAB_SIZE)
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:

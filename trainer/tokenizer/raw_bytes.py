@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ class BytesTokenizer:
     kind = "bytes"
     vocab_size = 257
     eot_id = 256
+    special_ids: ClassVar[Mapping[str, int]] = {END_OF_TEXT: eot_id}
     identity = identity_of(kind="bytes", vocab_size=257)
 
     def encode(self, text: str) -> list[int]:

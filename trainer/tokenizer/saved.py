@@ -7,11 +7,13 @@ that was edited or mixed up is refused before it turns text into wrong ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainer.config import TokenizerConfig
 from trainer.errors import DataError
+from trainer.manifest import fsync
 from trainer.quoting import shown
 from trainer.tokenizer.base import IDENTITY_FILE, SAVED_HINT, Tokenizer
 from trainer.tokenizer.bpe import loaded_bpe
@@ -69,6 +71,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             hint=SAVED_HINT,
         )
     return tokenizer
+
+
+def save_whole(tokenizer: Tokenizer, folder: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Save it so that `folder` is whole or not there, whatever happens meanwhile. `notes` are files beside it."""
+    building = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    tokenizer.save(building)
+    for name, text in (notes or {}).items():
+        (building / name).write_text(text, encoding="utf-8")
+    for path in [*sorted(building.iterdir()), building]:
+        fsync(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+    fsync(folder.parent)
 
 
 _LOADERS: dict[str, Callable[[Path], Tokenizer]] = {
