@@ -29,7 +29,7 @@ from launcher.errors import (
     Unreachable,
 )
 from launcher.managed import machines, telling, training, turns
-from launcher.managed.errand import Errand, Step, save
+from launcher.managed.errand import Errand, Step, read, save
 from launcher.managed.looking import looking
 from launcher.managed.outside import Outside
 from launcher.managed.patience import patiently
@@ -70,25 +70,27 @@ def rent(errand: Errand, outside: Outside) -> Errand:
 def check(errand: Errand, outside: Outside) -> Errand:
     """`test-remote` and the dead-man's switch."""
 
-    def examine(row: InstanceRow) -> None:
+    def examine(row: InstanceRow) -> Errand:
         machines.look_over(row, errand, outside)
+        return errand.now(step=Step.TRAIN)
 
-    return on_machine(errand, outside, examine, errand.now(step=Step.TRAIN))
+    return on_machine(errand, outside, examine)
 
 
 def train(errand: Errand, outside: Outside) -> Errand:
     """The run that is meant: found, started again, or begun from the newest checkpoint at home."""
-    if not errand.run_id:
-        errand = save(outside.ledger, errand.with_run(training.new_run(errand, outside)))
 
-    def begin(row: InstanceRow) -> None:
+    def begin(row: InstanceRow) -> Errand:
         with closing(outside.reached(row)) as transport:
-            if not training.is_begun(errand, row, outside, transport):
-                training.start(errand, row, outside, transport)
-            elif errand.attempt > 1:
-                training.start_again(errand, transport)
+            if training.is_begun(errand, row, outside, transport):
+                if errand.attempt > 1:
+                    training.start_again(errand, transport)
+                return errand.now(step=Step.WATCH)
+            meant = save(outside.ledger, errand.with_run(training.new_run(errand, outside)))
+            training.start(meant, row, outside, transport)
+            return meant.now(step=Step.WATCH)
 
-    return on_machine(errand, outside, begin, errand.now(step=Step.WATCH))
+    return on_machine(errand, outside, begin)
 
 
 def watch(errand: Errand, outside: Outside) -> Errand:
@@ -132,16 +134,17 @@ STEPS: dict[Step, Callable[[Errand, Outside], Errand]] = {
 }
 
 
-def on_machine(errand: Errand, outside: Outside, act: Callable[[InstanceRow], None], then: Errand) -> Errand:
+def on_machine(errand: Errand, outside: Outside, act: Callable[[InstanceRow], Errand]) -> Errand:
     """Do something on the machine at work. What another machine may not have, and does not pass, gives this one up."""
     try:
         row = outside.machine(errand)
-        patiently(lambda: act(row), outside.clock, REACH_SECONDS, outside.talk.notice)
+        return patiently(lambda: act(row), outside.clock, REACH_SECONDS, outside.talk.notice)
     except MACHINE_FAULTS as error:
+        errand = read(outside.ledger.errand(errand.errand_id))  # `act` may have come further than we know
         decision = given_up(f"{error.what}: {error.why}", error, errand.fruitless)
         return turns.turn(errand, outside, decision, Facts())
     except NEEDS_A_PERSON:
         raise
     except GptopsError as error:
+        errand = read(outside.ledger.errand(errand.errand_id))
         return turns.failed(errand.now(lost=True), outside, error)
-    return then

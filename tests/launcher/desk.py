@@ -22,7 +22,7 @@ from tests.launcher.conftest import SshHost
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_CONSOLE_SCRIPT = "import sys; del sys.path[0]; from launcher.cli import main; sys.exit(main())"
+CONSOLE_SCRIPT = "import sys; del sys.path[0]; from launcher.cli import main; sys.exit(main())"
 """As pip writes it: unlike with `python -m`, the project's own `trainer` is not on the path."""
 
 JOBS = """\
@@ -84,7 +84,7 @@ class Desk:
     def _command(self, words: tuple[str, ...], environment: dict[str, str]) -> tuple[list[str], dict[str, object]]:
         home = {"GPTOPS_HOME": str(self.host.state.root), "PYTHONPATH": str(ROOT)}
         settings = {"cwd": self.project, "env": {**os.environ, **home, **environment}, "stdin": subprocess.DEVNULL}
-        return [sys.executable, "-c", _CONSOLE_SCRIPT, *words], settings
+        return [sys.executable, "-c", CONSOLE_SCRIPT, *words], settings
 
     @contextmanager
     def ledger(self) -> Iterator[Ledger]:

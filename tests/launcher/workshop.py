@@ -8,7 +8,10 @@ real one does. torchrun is a stand-in too: torch would take longer than the rest
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +29,8 @@ from launcher.project import find_project
 from launcher.providers.local import LocalProvider
 from launcher.running.watch import Talk
 from tests.launcher.checkpoint_maker import silent
+from tests.launcher.command_line import ROOT, Finished
+from tests.launcher.desk import CONSOLE_SCRIPT
 from tests.launcher.leftovers import files_of, processes_of
 from trainer import manifest
 
@@ -184,6 +189,19 @@ class Workshop:
         with Ledger(self.state.ledger, self.clock) as ledger:
             errand = read(ledger.errand(errand_id))
             return carry_out(errand, self.outside(ledger, errand))
+
+    def gptops(self, *words: str, crash_at: str = "") -> Finished:
+        """The command line, as a process of its own in the project's folder."""
+        environment = {"GPTOPS_HOME": str(self.state.root), "PYTHONPATH": str(ROOT), "GPTOPS_CRASH_AT": crash_at}
+        done = subprocess.run(
+            [sys.executable, "-c", CONSOLE_SCRIPT, *words],
+            env={**os.environ, **environment},
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
 
     def outside(self, ledger: Ledger, errand: Errand) -> Outside:
         """The real one; nobody waits, and news are kept."""
