@@ -53,6 +53,11 @@ class StatePaths:
         """gptops' own, one a host, so that two processes never write the same file; never the user's ~/.ssh."""
         return self.host(name) / "known_hosts"
 
+    @property
+    def ssh_include(self) -> Path:
+        """What the user's own ~/.ssh/config may include: plain `ssh gptops-NAME` then finds the open hosts."""
+        return self.root / "ssh_config"
+
     def provider(self, provider: str) -> Path:
         """Folder of a provider that keeps its own books (`local`, `ssh`)."""
         return self.root / "providers" / provider

@@ -48,6 +48,7 @@ VERBS = (
     Verb("up", "launcher.cli.renting", MACHINES),
     Verb("ps", "launcher.cli.hosts", MACHINES),
     Verb("ssh", "launcher.cli.hosts", MACHINES),
+    Verb("ssh-config", "launcher.cli.ssh_config", MACHINES),
     Verb("test-remote", "launcher.cli.preflight", MACHINES),
     Verb("down", "launcher.cli.hosts", MACHINES),
 )

@@ -30,6 +30,7 @@ from launcher.providers.base import Provider
 from launcher.remote.host import Host
 from launcher.remote.keys import ensure_key, public_line
 from launcher.remote.ssh import SshTransport
+from launcher.remote.ssh_config import write_ssh_config
 from launcher.remote.transport import Connect, Transport
 
 
@@ -127,6 +128,7 @@ class Opener:
         crashpoint("up:ready")
         address = str(transport.host.addresses[0])
         row = self.ledger.mark_instance(row.label, InstanceState.OPEN, address=address)
+        write_ssh_config(transport.host, transport.host.addresses[0], self.state.control_sockets)
         audit(self.state.audit_log, self.clock, "open", name=row.name, address=address)
         crashpoint("up:open")
         if self.guard is not None:
