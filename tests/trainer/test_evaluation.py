@@ -155,8 +155,8 @@ def test_the_command_measures_a_run_on_its_own_text_and_on_hellaswag(
     assert main([*arguments, "--json"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert set(report) == {"model", "text", "hellaswag"}
-    assert 2.0 < report["text"]["loss"] < 6.0
+    assert set(report) == {"model", "texts", "hellaswag"}
+    assert 2.0 < report["texts"][0]["loss"] < 6.0
     assert set(report["hellaswag"]) == {"completion", "harness"}
     assert main(arguments) == 0
     assert "bits per byte" in capsys.readouterr().out

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from trainer.cli import config, evaluate, generate, prepare, train
+from trainer.cli import all, config, evaluate, generate, prepare, tokenizer, train
 
 COMMANDS = (
     train,
+    all,
     prepare,
+    tokenizer,
     evaluate,
     generate,
     config,

@@ -39,7 +39,9 @@ def add(commands: Commands) -> None:
         allow_abbrev=False,
     )
     command.add_argument("model", help="a checkpoint, a run's folder, a folder of transformers, or hf:OWNER/NAME")
-    command.add_argument("--data", metavar="PATH", help="text, or prepared shards; left out, the run's own data")
+    command.add_argument(
+        "--data", action="append", metavar="PATH", help="text, or prepared shards; left out, the run's own; several"
+    )
     command.add_argument("--text-column", default="text", metavar="NAME", help="of .jsonl and .parquet (%(default)s)")
     command.add_argument("--hellaswag", type=Path, metavar="FILE", help="score these HellaSwag rows (.jsonl)")
     command.add_argument("--style", choices=["both", "completion", "harness"], default="both", help="of HellaSwag")
@@ -62,11 +64,12 @@ def _run(args: argparse.Namespace) -> int:
 
     has_gpu = torch.cuda.is_available() and args.device != "cpu"
     model = open_measured(args.model, torch.device("cuda" if has_gpu else "cpu"))
-    data = args.data or (None if args.hellaswag or args.tasks else _own_data(args.model))
+    data = args.data or ([] if args.hellaswag or args.tasks else own_data(args.model))
     report = Report(
         model=model.name,
-        data=data or "",
-        text=held_out_loss(model, data, text_column=args.text_column, said=_counter("tokens")) if data else None,
+        texts={
+            each: held_out_loss(model, each, text_column=args.text_column, said=_counter("tokens")) for each in data
+        },
         hellaswag=_hellaswag(args, model) if args.hellaswag else (),
         tasks=harness_results(model, args.tasks.split(","), args.limit) if args.tasks else None,
     )
@@ -84,21 +87,25 @@ def _hellaswag(args: argparse.Namespace, model: MeasuredModel) -> list[Accuracy]
     return [accuracy(model, questions, style, said=_counter("endings")) for style in styles]
 
 
-def _own_data(model: str) -> str:
-    """The prepared data of the run that a checkpoint belongs to. Raises DataError where it is not here."""
+def own_data(model: str) -> list[str]:
+    """The prepared data of the run that a checkpoint belongs to: one folder, or one a source of a mixture.
+
+    Raises DataError where it is not here.
+    """
     from trainer.data.shards import is_prepared
     from trainer.models.policies import find_checkpoint
 
     if model.startswith("hf:") or (Path(model) / "config.json").is_file():
         raise DataError(f"nothing says on which text `{model}` is to be measured", hint="--data FILE_OR_FOLDER")
-    prepared = find_checkpoint(Path(model)).parents[1] / "data"
-    if not is_prepared(prepared):
+    folder = find_checkpoint(Path(model)).parents[1] / "data"
+    prepared = [each for each in (folder, *sorted(folder.glob("*/"))) if is_prepared(each)]
+    if not prepared:
         raise DataError(
-            f"the data of this run is not here: {shown(prepared)}",
+            f"the data of this run is not here: {shown(folder)}",
             why="a run's data stays on the machine that trained",
             hint="measure it on other text: --data FILE_OR_FOLDER",
         )
-    return str(prepared)
+    return [str(each) for each in prepared]
 
 
 def _counter(unit: str) -> Callable[[int], None]:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from trainer.cli.options import add_configured, configured
-from trainer.config import ACCEPTED_STAGES
+from trainer.config import ACCEPTED_STAGES, RunConfig
 from trainer.console import Console
 from trainer.errors import ExitCode
 from trainer.loop.signals import stop_request
@@ -15,6 +15,7 @@ from trainer.quoting import shown
 
 if TYPE_CHECKING:
     from trainer.cli.options import Commands
+    from trainer.loop.engine import Outcome
 
 _STAGE_HELP = {"pretrain": "train a GPT from scratch on text"}
 
@@ -39,6 +40,11 @@ def _train(args: argparse.Namespace) -> int:
         from trainer.loop.start import run_stage  # torch: after the configuration was found good
 
         outcome = run_stage(args.command, config)
+    return say_outcome(outcome, config)
+
+
+def say_outcome(outcome: Outcome, config: RunConfig) -> int:
+    """How it ended, from rank 0, and the exit code for it."""
     console = Console(os.environ.get("RANK", "0") == "0")
     if outcome.stopped_by:
         origin = shown(outcome.checkpoint) if outcome.checkpoint else "the beginning"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.evaluation.hellaswag import Accuracy
@@ -15,8 +15,8 @@ class Report:
     """Of one model; what was not measured is None or empty."""
 
     model: str
-    data: str = ""
-    text: TextLoss | None = None
+    texts: Mapping[str, TextLoss] = field(default_factory=dict)
+    """By what was measured: a path, or `sample`."""
     hellaswag: Sequence[Accuracy] = ()
     tasks: dict[str, dict[str, float]] | None = None
     """lm-eval's own figures, task by task."""
@@ -24,15 +24,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         found: dict[str, Any] = {"model": self.model}
-        if self.text:
-            found["text"] = {
-                "data": self.data,
-                "loss": self.text.loss,
-                "perplexity": self.text.perplexity,
-                "bits_per_byte": self.text.bits_per_byte,
-                "tokens": self.text.num_tokens,
-                "bytes": self.text.num_bytes,
-            }
+        if self.texts:
+            found["texts"] = [{"data": data, **_figures(text)} for data, text in self.texts.items()]
         if self.hellaswag:
             found["hellaswag"] = {
                 each.style: {
@@ -52,14 +45,14 @@ class Report:
         return [self.model, *self._text_lines(), *self._hellaswag_lines(), *self._task_lines()]
 
     def _text_lines(self) -> list[str]:
-        if self.text is None:
-            return []
-        text = self.text
-        figures = f"loss {text.loss:.4f}  perplexity {text.perplexity:.2f}  bits per byte {text.bits_per_byte:.4f}"
-        return [
-            f"text        {self.data}: {text.num_tokens:,} tokens, {text.num_bytes:,} bytes",
-            f"            {figures}",
-        ]
+        lines = []
+        for data, text in self.texts.items():
+            figures = f"loss {text.loss:.4f}  perplexity {text.perplexity:.2f}  bits per byte {text.bits_per_byte:.4f}"
+            lines += [
+                f"text        {data}: {text.num_tokens:,} tokens, {text.num_bytes:,} bytes",
+                f"            {figures}",
+            ]
+        return lines
 
     def _hellaswag_lines(self) -> list[str]:
         return [
@@ -73,3 +66,13 @@ class Report:
             f"{task:<11} " + "  ".join(f"{name} {value:.4f}" for name, value in sorted(figures.items()))
             for task, figures in (self.tasks or {}).items()
         ]
+
+
+def _figures(text: TextLoss) -> dict[str, float]:
+    return {
+        "loss": text.loss,
+        "perplexity": text.perplexity,
+        "bits_per_byte": text.bits_per_byte,
+        "tokens": text.num_tokens,
+        "bytes": text.num_bytes,
+    }
