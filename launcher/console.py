@@ -7,6 +7,7 @@ late: a table of `gptops ps` must not wait for it. It never decides what is said
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +76,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str =
     """Aligned columns on stdout, numbers to the right. No colour but the bold heading on a terminal."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(_width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     if title:
         _data(styled(printable(title), "bold", sys.stdout))
     _data(styled(_row(columns, widths, right), "bold", sys.stdout))
@@ -278,6 +279,11 @@ def _hanging(text: str, indent: int) -> str:
 
 def _cell(value: object) -> str:
     return "-" if value is None or value == "" else str(value).replace("\n", "\\n").replace("\t", " ")
+
+
+def _is_number(value: object) -> bool:
+    """A figure, however it was written; a blank in a column of figures is one that is not known."""
+    return isinstance(value, (int, float)) or value == "" or bool(re.fullmatch(r"-?[\d,]+(\.\d+)?%?", str(value)))
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:

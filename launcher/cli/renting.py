@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher import console
+from launcher.cli import completion
 from launcher.cli.host_views import host_json
 from launcher.cli.offer_views import choice_json, live_words, plan_json, plan_words, show_offers
 from launcher.cli.options import Json, examples
@@ -65,10 +66,17 @@ Bid = Annotated[
 )
 def offers(
     provider: Annotated[
-        str | None, typer.Option(help="Whose; else the job's, else of all that you have a key for.")
+        str | None,
+        typer.Option(
+            help="Whose; else the job's, else of all that you have a key for.", autocompletion=completion.providers
+        ),
     ] = None,
     job: Annotated[
-        str | None, typer.Option(help="For what this job of jobs.yaml asks for, with what it would cost there.")
+        str | None,
+        typer.Option(
+            help="For what this job of jobs.yaml asks for, with what it would cost there.",
+            autocompletion=completion.jobs,
+        ),
     ] = None,
     gpus: Gpus = None,
     gpu: Gpu = None,
@@ -96,7 +104,7 @@ def offers(
     flags = Flags(
         provider, None, gpus, gpu, max_price, job, disk, min_reliability, tuple(region or ()), _spot(spot, bid), bid
     )
-    request, choice = _choice(flags, find_project(Path.cwd()), _sort(sort))
+    request, choice, markets = _choice(flags, find_project(Path.cwd()), _sort(sort))
     if as_json:
         console.emit_json(choice_json(choice))
     else:
@@ -104,7 +112,7 @@ def offers(
     if not choice.fitting:
         if as_json:
             raise typer.Exit(ExitCode.NO_OFFER)
-        raise no_offer(choice, request.wanted, provider or "the market")
+        raise no_offer(choice, request.wanted, " or ".join(markets))
 
 
 @app.command(
@@ -118,11 +126,19 @@ def offers(
     )
 )
 def up(
-    provider: Annotated[str | None, typer.Option(help="Who gives the machine: local, ssh, vast, …")] = None,
-    host: Annotated[
-        str | None, typer.Option(help="A machine of yours: user@name:port, or a name under `hosts` in jobs.yaml.")
+    provider: Annotated[
+        str | None, typer.Option(help="Who gives the machine: local, ssh, vast, …", autocompletion=completion.providers)
     ] = None,
-    job: Annotated[str | None, typer.Option(help="Open what this job of jobs.yaml asks for.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="A machine of yours: user@name:port, or a name under `hosts` in jobs.yaml.",
+            autocompletion=completion.own_machines,
+        ),
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(help="Open what this job of jobs.yaml asks for.", autocompletion=completion.jobs)
+    ] = None,
     gpus: Gpus = None,
     gpu: Gpu = None,
     max_price: MaxPrice = None,
@@ -215,7 +231,7 @@ def _guard(
 
     budget = asked.job.budget if asked.job else None
     limits = Limits(budget.max_usd, budget.max_hours) if budget else Limits()
-    idle = getattr(budget, "idle_minutes", DEFAULT_IDLE_MINUTES)
+    idle = budget.idle_minutes if budget else DEFAULT_IDLE_MINUTES
 
     def guard(row: InstanceRow, transport: Transport) -> InstanceRow:
         hours = hours_left(limits, 0.0, 0.0, row.price_per_hour)
@@ -266,8 +282,8 @@ def _show_plan(plan: HostPlan, request: RentRequest) -> None:
         console.say(line)
 
 
-def _choice(flags: Flags, project: Project, sort: SortBy) -> tuple[RentRequest, Choice]:
-    """What all the providers that are meant have to offer, in one list."""
+def _choice(flags: Flags, project: Project, sort: SortBy) -> tuple[RentRequest, Choice, list[str]]:
+    """What all the providers that are meant have to offer, in one list; and who was asked. No key: not asked."""
     from launcher.errors import KeyRefused
     from launcher.paths import state_paths
     from launcher.providers.by_name import open_provider
@@ -276,21 +292,21 @@ def _choice(flags: Flags, project: Project, sort: SortBy) -> tuple[RentRequest, 
     from launcher.renting.market import sorted_out
 
     state, asked_all, missing = state_paths(), _each_provider(flags, project), []
-    choices = []
+    choices: dict[str, Choice] = {}
     for asked in asked_all:
         request = rent_request(asked, project.name, sort=sort)
         try:
             market = open_provider(asked.provider, state, hosts=asked.static_hosts)
-            choices.append(sorted_out(market, request, _bad(state, asked.provider)))
+            choices[asked.provider] = sorted_out(market, request, _bad(state, asked.provider))
         except KeyRefused as error:
             missing.append(error)
             if len(asked_all) == 1:
                 raise
     if not choices:
         raise missing[0]
-    fitting = [ranked.offer for choice in choices for ranked in choice.fitting]
-    left_out = tuple(each for choice in choices for each in choice.left_out)
-    return request, Choice(request.order.ranked(fitting), left_out)
+    fitting = [ranked.offer for choice in choices.values() for ranked in choice.fitting]
+    left_out = tuple(each for choice in choices.values() for each in choice.left_out)
+    return request, Choice(request.order.ranked(fitting), left_out), list(choices)
 
 
 def _each_provider(flags: Flags, project: Project) -> list[HostRequest]:

@@ -124,7 +124,7 @@ class Opener:
             began = self._begin("GPUs")
             names = require_gpus(transport, plan.wanted)
             require_driver(transport, plan.wanted.min_cuda)
-            self._done(f"{len(names)} GPUs: {names[0]}", began)
+            self._done(f"{len(names)} {'GPUs' if len(names) > 1 else 'GPU'}: {names[0]}", began)
         crashpoint("up:ready")
         address = str(transport.host.addresses[0])
         row = self.ledger.mark_instance(row.label, InstanceState.OPEN, address=address)

@@ -52,11 +52,11 @@ class HostPlan:
 
     def difference(self, there: Instance) -> str:
         """What is not as it was planned about the machine that is there; "" where all is."""
-        if there.price_per_hour > self.highest_price + 1e-6:
-            return f"it costs ${there.price_per_hour:.2f}/h, and was offered for ${self.offer.price_per_hour:.2f}/h"
         if there.spot != self.offer.spot:
             found, planned = ("spot", "on demand") if there.spot else ("on demand", "spot")
             return f"it is billed as {found}, and was asked for as {planned}"
+        if there.price_per_hour > self.highest_price + 1e-6:
+            return f"it costs ${there.price_per_hour:.2f}/h, and was offered for ${self.offer.price_per_hour:.2f}/h"
         if there.gpus is not None and there.gpus < self.wanted.gpus:
             return f"it has {there.gpus} GPUs, and {self.wanted.gpus} were asked for"
         return ""

@@ -34,7 +34,7 @@ def rent_request(
         name=name,
         offer_id=asked.offer_id,
         order=Order(sort, work),
-        limits=Limits(budget.max_usd, budget.max_hours) if budget is not None else Limits(),
+        limits=Limits(budget.max_usd, budget.max_hours, budget.max_usd_per_hour) if budget is not None else Limits(),
         deadline_seconds=deadline_seconds,
         tries=tries,
     )

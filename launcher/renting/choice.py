@@ -6,6 +6,7 @@ fits: which condition left out how many, and the one flag that would let the mos
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ class _Condition:
     flag: Callable[[Offer], str]
 
 
+_BY_WORD = ("GPU model", "region", "earlier failure")
+"""Conditions whose flag lets in what it names, and not all that failed them."""
+_NAMES = (
+    *("kind", "number of GPUs", "GPU model", "disk", "CUDA"),
+    *("earlier failure", "region", "reliability", "bid", "price"),
+)
+"""All conditions, in the order in which they are told: what the machine is, then what the wish is choosy about."""
+
+
 def choose(
     offers: Iterable[Offer], wanted: Wanted, *, bad: Mapping[str, str] | None = None, order: Order | None = None
 ) -> Choice:
@@ -86,13 +96,17 @@ def per_hour(price: float) -> str:
 
 
 def _remedy(choice: Choice) -> str:
-    """The flag for the first of those that only one condition keeps out, where it keeps out the most."""
-    alone = [each for each in choice.left_out if each.flag]
-    if not alone:
+    """The flag that lets in the most of those that only one condition keeps out, for the cheapest of them."""
+    groups: dict[str, list[LeftOut]] = {}
+    for each in choice.left_out:
+        if each.flag:
+            groups.setdefault(each.flag if each.condition in _BY_WORD else each.condition, []).append(each)
+    if not groups:
         return ""
-    condition, count = Counter(each.condition for each in alone).most_common(1)[0]
-    nearest = min((each for each in alone if each.condition == condition), key=lambda each: each.offer.price_per_hour)
-    others = f", the cheapest of {count} that only the {condition} keeps out" if count > 1 else ""
+    # Equal numbers: what is choosy goes before what the machine is, for it leaves the machine as it was wished.
+    group = max(groups.values(), key=lambda group: (len(group), _NAMES.index(group[0].condition)))
+    nearest = min(group, key=lambda each: each.offer.price_per_hour)
+    others = f", the cheapest of {len(group)} that only the {nearest.condition} keeps out" if len(group) > 1 else ""
     return f"{nearest.flag} lets in {nearest.offer.description} at {per_hour(nearest.offer.price_per_hour)}{others}"
 
 
@@ -105,7 +119,6 @@ def _left_out(offer: Offer, conditions: Iterable[_Condition]) -> LeftOut | None:
 
 
 def _conditions(wanted: Wanted, bad: Mapping[str, str]) -> tuple[_Condition, ...]:
-    """In the order in which they are told: what the machine is, then what the wish is choosy about."""
     return (
         _Condition("kind", lambda offer: _kind(offer, wanted), lambda offer: "--spot" if offer.spot else "--on-demand"),
         _Condition("number of GPUs", lambda offer: _gpus(offer, wanted), lambda offer: f"--gpus {offer.gpus}"),
@@ -113,15 +126,19 @@ def _conditions(wanted: Wanted, bad: Mapping[str, str]) -> tuple[_Condition, ...
         _Condition("disk", lambda offer: _disk(offer, wanted), lambda offer: f"--disk {int(offer.disk_gib or 0)}"),
         _Condition("CUDA", lambda offer: _cuda(offer, wanted), lambda offer: ""),
         _Condition("earlier failure", lambda offer: _bad(offer, bad), lambda offer: f"--offer {offer.offer_id}"),
-        _Condition("region", lambda offer: _region(offer, wanted), lambda offer: f"--region '{offer.location}'"),
+        _Condition(
+            "region",
+            lambda offer: _region(offer, wanted),
+            lambda offer: f"--region '{offer.location}'" * bool(offer.location),
+        ),
         _Condition(
             "reliability",
             lambda offer: _reliability(offer, wanted),
             lambda offer: f"--min-reliability {_rounded_down(offer.reliability or 0.0)}",
         ),
-        _Condition("bid", lambda offer: _bid(offer, wanted), lambda offer: f"--bid {offer.min_bid or 0.0:.3f}"),
+        _Condition("bid", lambda offer: _bid(offer, wanted), lambda offer: f"--bid {_up(offer.min_bid or 0.0, 3)}"),
         _Condition(
-            "price", lambda offer: _price(offer, wanted), lambda offer: f"--max-price {_up(offer.price_per_hour)}"
+            "price", lambda offer: _price(offer, wanted), lambda offer: f"--max-price {_up(offer.price_per_hour, 2)}"
         ),
     )
 
@@ -188,10 +205,11 @@ def _count(gpus: int) -> str:
     return "1 GPU" if gpus == 1 else f"{gpus} GPUs"
 
 
-def _up(price: float) -> str:
-    """To the cent, and not below."""
-    return f"{-(-price * 100 // 1) / 100:.2f}"
+def _up(price: float, digits: int) -> str:
+    """Rounded, and not below."""
+    scale = 10**digits
+    return f"{math.ceil(price * scale - 1e-6) / scale:.{digits}f}"
 
 
 def _rounded_down(share: float) -> str:
-    return f"{share * 1000 // 1 / 1000:g}"
+    return f"{math.floor(share * 1000) / 1000:g}"
