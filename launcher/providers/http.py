@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     import httpx2
 
 CONNECT_SECONDS = 15.0
-SILENCE_SECONDS = 60.0
-"""Between two pieces of an answer."""
+SILENCE_SECONDS = 30.0
+"""Between two pieces of an answer: a question that may be asked again need not hang for long."""
+CREATE_SECONDS = 120.0
+"""The same for a question that opens a machine, whose answer must not be missed."""
 WHOLE_SECONDS = 120.0
 """For one answer in all: what Vast's own client allows."""
+SHORTEST_SECRET = 8
+"""What is shorter is no vendor's key, and stands in ordinary words."""
 MOST_BYTES = 64 * 2**20
 LONGEST_WAIT_SECONDS = 60.0
 """What a vendor may ask us to wait before the next question."""
@@ -111,7 +115,10 @@ class Api:
         try:
             # A connection of its own for each question: one kept open may have died unseen, and then nobody
             # could tell whether a create had arrived.
-            with self._client() as client, client.stream(method, self._base_url + path, json=body, params=query) as got:
+            with (
+                self._client(may_bill) as client,
+                client.stream(method, self._base_url + path, json=body, params=query) as got,
+            ):
                 return self._answer(asked, got)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             raise ProviderDown(
@@ -123,7 +130,7 @@ class Api:
             why = f"{asked}: {self._cleaned(str(error) or type(error).__name__)}"
             raise lost(self._provider, why, may_bill=may_bill) from None
 
-    def _client(self) -> httpx2.Client:
+    def _client(self, may_bill: bool) -> httpx2.Client:
         import httpx2
 
         assert self._key is not None
@@ -132,7 +139,7 @@ class Api:
             self._tls = httpx2.create_ssl_context() if self._base_url.startswith("https") else False
         return httpx2.Client(
             headers={"Authorization": f"Bearer {self._key.secret}", "Accept": "application/json"},
-            timeout=httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx2.Timeout(CREATE_SECONDS if may_bill else SILENCE_SECONDS, connect=CONNECT_SECONDS),
             follow_redirects=False,
             trust_env=not on_this_machine,  # a proxy has no business between two programs on one machine
             verify=self._tls,
@@ -155,7 +162,9 @@ class Api:
         return one_line(self._without_key(text))
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key.secret, "***") if self._key else text
+        if self._key is None or len(self._key.secret) < SHORTEST_SECRET:
+            return text
+        return text.replace(self._key.secret, "***")
 
 
 class _TooMuch(Exception):

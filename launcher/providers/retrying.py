@@ -18,7 +18,7 @@ from launcher.remote.backoff import Backoff
 T = TypeVar("T")
 
 TRIES = 5
-FIRST_PAUSE_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 """A vendor that wants more is reported: nobody waits in front of a still terminal for minutes."""
 

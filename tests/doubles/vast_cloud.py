@@ -27,6 +27,7 @@ What it promises is what the official client can use: tests/launcher/test_vast_o
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
@@ -195,7 +196,9 @@ class VastCloud(Cloud):
 
 
 def main() -> None:
-    """Serve until Ctrl-C; then end every machine."""
+    """Serve until Ctrl-C or SIGTERM; then end every machine."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background of a script, Ctrl-C would be ignored
+        signal.signal(number, signal.default_int_handler)
     options = argparse.ArgumentParser(description="A double of Vast.ai on this machine.")
     options.add_argument("--port", type=int, default=8000)
     options.add_argument("--key", default="test-key")

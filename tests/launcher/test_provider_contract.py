@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.errors import GptopsError, UsageError
+from launcher.errors import GptopsError, NoOffer, UsageError
 from launcher.paths import StatePaths
 from launcher.providers.base import CreateRequest, Instance, Provider, Wanted
 from launcher.providers.by_name import AVAILABLE, open_provider
@@ -124,6 +124,18 @@ def test_nothing_is_offered_where_nothing_fits(market: Market) -> None:
 def test_offering_opens_nothing(market: Market) -> None:
     market.provider.offers(Wanted())
     assert market.provider.labelled("") == []
+
+
+def test_a_spot_offer_without_a_bid_opens_nothing(market: Market) -> None:
+    try:
+        spot = [offer for offer in market.provider.offers(Wanted(spot=True)) if offer.spot]
+    except NoOffer as none:
+        assert "no spot machines" in none.what
+        spot = []
+    for offer in spot:
+        with pytest.raises(GptopsError):
+            market.provider.create(offer, CreateRequest("gptops:contract:spot", "an-image", 20, "ssh-ed25519 AAAA"))
+    assert market.provider.labelled("gptops:contract:spot") == []
 
 
 def test_what_was_created_bears_its_label_and_is_found_by_it(market: Market) -> None:
