@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher import console
+from launcher.cli import completion
 from launcher.cli.options import Json, examples
 from launcher.sizes import size_text
 
@@ -24,7 +25,10 @@ app = typer.Typer()
     )
 )
 def sync(
-    run: Annotated[str | None, typer.Argument(help="Run, or the beginning of its name. None: the only one.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(help="Run, or the beginning of its name. None: the only one.", autocompletion=completion.runs),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on until the run has ended and everything is home.")
     ] = False,

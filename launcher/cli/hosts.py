@@ -10,6 +10,7 @@ import typer
 import typer.core
 
 from launcher import console
+from launcher.cli import completion
 from launcher.cli.host_views import (
     HOST_COLUMNS,
     ended_json,
@@ -29,7 +30,12 @@ app = typer.Typer()
 
 WORDS = "gptops.words"
 
-HostName = Annotated[str | None, typer.Argument(metavar="[HOST]", help="Its name; may be left out while one is open.")]
+HostName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[HOST]", help="Its name; may be left out while one is open.", autocompletion=completion.hosts
+    ),
+]
 
 # What a verb needs is imported inside it: `gptops ps` loads the ledger and nothing else.
 
@@ -81,7 +87,12 @@ class AsTyped(typer.core.TyperCommand):
 def ssh(
     ctx: typer.Context,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[HOST] [-- CMD]...", help="The machine, and what to run there.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[HOST] [-- CMD]...",
+            help="The machine, and what to run there.",
+            autocompletion=completion.first_host,
+        ),
     ] = None,
 ) -> None:
     """Open a shell on a machine, or run one command there.

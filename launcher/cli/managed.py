@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher import console
+from launcher.cli import completion
 from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode, GptopsError, NotFound, UsageError
 
@@ -33,12 +34,20 @@ app = typer.Typer()
     )
 )
 def run(
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Jobs of jobs.yaml, one after the other.")],
+    jobs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="JOB...", help="Jobs of jobs.yaml, one after the other.", autocompletion=completion.jobs
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Rent without asking.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when the first run has begun; `gptops watch` comes back.")
     ] = False,
-    resume: Annotated[str | None, typer.Option(help="Begin from the newest checkpoint at home of this run.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Begin from the newest checkpoint at home of this run.", autocompletion=completion.runs),
+    ] = None,
     skip_setup: Annotated[bool, typer.Option("--skip-setup", help="Use the machines' environment as it is.")] = False,
     skip_test: Annotated[bool, typer.Option("--skip-test", help="Do not examine machines before training.")] = False,
     as_json: Json = False,
@@ -71,7 +80,11 @@ def run(
 @app.command(epilog=examples("gptops watch", "gptops watch pretrain-3f2a", "gptops watch pretrain-1017-1612-3f2a"))
 def watch(
     errand: Annotated[
-        str | None, typer.Argument(help="A `gptops run`, or one of its runs, or the beginning of either's name.")
+        str | None,
+        typer.Argument(
+            help="A `gptops run`, or one of its runs, or the beginning of either's name.",
+            autocompletion=completion.errands,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> int:

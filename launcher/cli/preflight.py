@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher import console
+from launcher.cli import completion
 from launcher.cli.options import Json, examples
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ app = typer.Typer()
     epilog=examples("gptops test-remote", "gptops test-remote local-3f2a --gpus 8", "gptops test-remote --json"),
 )
 def preflight(
-    host: Annotated[str | None, typer.Argument(help="Host, or the beginning of its name. None: the only one.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Argument(help="Host, or the beginning of its name. None: the only one.", autocompletion=completion.hosts),
+    ] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs it must have. Else: those it was opened with.")] = None,
     as_json: Json = False,
 ) -> None:

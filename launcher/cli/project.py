@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher import console
+from launcher.cli import completion
 from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode, UsageError
 from launcher.sizes import size_text
@@ -45,7 +46,9 @@ def check(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="FILE|KEY=VALUE", help="The file, and training values to try.")
     ] = None,
-    job: Annotated[str | None, typer.Option(help="Only this job, which must be one that can run.")] = None,
+    job: Annotated[
+        str | None, typer.Option(help="Only this job, which must be one that can run.", autocompletion=completion.jobs)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check jobs.yaml and print what it resolves to.
@@ -124,7 +127,10 @@ def doctor(
 
 @app.command(epilog=examples("gptops upload", "gptops upload --host local-3f2a --json"))
 def upload(
-    host: Annotated[str | None, typer.Option(help="Which open host; left out where only one is open.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Which open host; left out where only one is open.", autocompletion=completion.hosts),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Send the code to a host.

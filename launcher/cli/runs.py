@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher import console
+from launcher.cli import completion
 from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode, NotFound, Unreachable
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-RunArgument = Annotated[
-    str | None, typer.Argument(help="Run, or the beginning of its name; left out where only one is possible.")
-]
+_RUN = "Run, or the beginning of its name; left out where only one is possible."
+RunArgument = Annotated[str | None, typer.Argument(help=_RUN, autocompletion=completion.runs)]
+LivingRun = Annotated[str | None, typer.Argument(help=_RUN, autocompletion=completion.living_runs)]
 
 # What these verbs need is imported inside them: `gptops --help` needs none of it.
 
@@ -40,11 +41,14 @@ RunArgument = Annotated[
     )
 )
 def train(
-    job: Annotated[str, typer.Argument(help="A job of jobs.yaml.")],
+    job: Annotated[str, typer.Argument(help="A job of jobs.yaml.", autocompletion=completion.jobs)],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Training values laid over the job's.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Which open host; left out where only one is open.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Which open host; left out where only one is open.", autocompletion=completion.hosts),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start the run and return; print its id.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and touch nothing.")] = False,
     skip_setup: Annotated[bool, typer.Option("--skip-setup", help="Use the host's environment as it is.")] = False,
@@ -128,7 +132,7 @@ def logs(
 
 @app.command(epilog=examples("gptops stop", "gptops stop demo-1017 --grace 60"))
 def stop(
-    run: RunArgument = None,
+    run: LivingRun = None,
     grace: Annotated[int, typer.Option(min=0, help="Seconds it gets to save before it is killed.")] = 300,
     as_json: Json = False,
 ) -> None:
