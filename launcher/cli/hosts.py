@@ -81,7 +81,10 @@ class AsTyped(typer.core.TyperCommand):
     cls=AsTyped,
     context_settings={"allow_interspersed_args": False},
     epilog=examples(
-        "gptops ssh", "gptops ssh local-3f2a -- nvidia-smi", "gptops ssh -- 'tail -f gptops/*/logs/train.log'"
+        "gptops ssh",
+        "gptops ssh local-3f2a -- nvidia-smi",
+        "gptops ssh -- 'tail -f gptops/*/logs/train.log'",
+        "gptops ssh --json local-3f2a -- nvidia-smi -L | jq -r .stdout",
     ),
 )
 def ssh(
@@ -94,10 +97,12 @@ def ssh(
             autocompletion=completion.first_host,
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Open a shell on a machine, or run one command there.
 
     One word is given to the machine's shell as it is; several arrive exactly as they are. Ends with the command's code.
+    With --json, which stands before the machine: what the command wrote, or without one how to connect.
     """
     from launcher.books.ledger import Ledger
     from launcher.clock import SystemClock
@@ -109,15 +114,22 @@ def ssh(
     name, command = _host_and_command(ctx.meta[WORDS])
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
-        transport = transport_to(pick_host(ledger, name), state, clock)
-    tty = sys.stdin.isatty() and sys.stdout.isatty()
+        row = pick_host(ledger, name)
+    transport = transport_to(row, state, clock)
+    tty = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
     try:
-        code = subprocess.call(transport.ssh_argv(typed(command) if command else None, tty=tty))
-        if code == 255:  # OpenSSH's own failure, or the command's code: a refusal is then told in our words
+        argv = transport.ssh_argv(typed(command) if command else None, tty=tty)
+        if as_json and not command:
+            return console.emit_json({"host": row.name, "address": row.address, "argv": argv})
+        done = subprocess.run(argv, capture_output=as_json)
+        if done.returncode == 255:  # OpenSSH's own failure, or the command's code: a refusal is then told in our words
             transport.run(answer(), timeout_seconds=15)
     finally:
         transport.close()
-    raise typer.Exit(code)
+    if as_json:
+        out, err = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+        console.emit_json({"host": row.name, "exit_code": done.returncode, "stdout": out, "stderr": err})
+    raise typer.Exit(done.returncode)
 
 
 @app.command(
@@ -179,7 +191,9 @@ def _to_end(ledger: Ledger, host: str | None, everything: bool) -> list[Instance
 
 
 def _host_and_command(words: list[str]) -> tuple[str | None, list[str]]:
-    """`[HOST] [--] CMD...`; without a `--` the first word is the host."""
+    """`[--json] [HOST] [--] CMD...`; without a `--` the first word is the host."""
+    while words[:1] == ["--json"]:
+        words = words[1:]
     before = words.index("--") if "--" in words[:2] else min(1, len(words))
     command = words[before + 1 :] if "--" in words[:2] else words[before:]
     return (words[0] if before else None), command

@@ -31,6 +31,7 @@ def test_the_help_of_each_verb(
 ) -> None:
     text = help_text(capsys, verb)
     assert "Examples:" in text, "the help of every verb has examples"
+    assert "--json" in text, "every verb can be read by a program"
     golden(f"launcher_help_{verb}.txt", text)
 
 

@@ -259,6 +259,15 @@ def test_ssh_passes_words_and_the_exit_code_through(desk: Desk) -> None:
     assert one.stdout == "/\n2\n"
 
 
+def test_ssh_tells_a_program_what_a_command_wrote_or_how_to_connect(desk: Desk) -> None:
+    desk.open()
+    answer = desk.gptops("ssh", "--json", "box", "--", "echo out; echo err >&2; exit 255")
+    said = {"host": "box", "exit_code": 255, "stdout": "out\n", "stderr": "err\n"}
+    assert (answer.exit_code, json.loads(answer.stdout)) == (255, said)
+    way = json.loads(desk.gptops("ssh", "--json").stdout)
+    assert subprocess.run([*way["argv"], "echo", "there"], capture_output=True, timeout=60).stdout == b"there\n"
+
+
 def test_ssh_needs_the_name_only_where_several_are_open(desk: Desk) -> None:
     desk.open("one")
     assert desk.gptops("ssh", "--", "true").exit_code == 0
