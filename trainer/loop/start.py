@@ -41,7 +41,7 @@ def _train(name: str, config: RunConfig, world: World, console: Console) -> Outc
         world.on_first(lambda: _begin(name, config, world, console))
         stage = open_stage(name, config, world, console)
         if config.train.parallel == "fsdp" and stage.samples_from_policy and world.num_processes > 1:
-            raise _cannot_sample(name)
+            raise cannot_sample(name)
         return train(config, stage, world, console)
     except TrainerError as error:
         console.note(str(error))
@@ -61,7 +61,7 @@ def keeps_log(config: RunConfig, environ: Mapping[str, str]) -> bool:
     return config.log.file and "GPTOPS_RUN_ID" not in environ
 
 
-def _cannot_sample(name: str) -> EngineError:
+def cannot_sample(name: str) -> EngineError:
     error = EngineError(
         f"`train.parallel=fsdp` does not work for {name}",
         why="it samples from the policy, of which each process would hold a part only",

@@ -46,7 +46,8 @@ class LossOutput:
     loss_sum: Tensor
     """Scalar with gradient, summed over the batch's units; fp32."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    """Further detached scalars, sums over the units too; logged divided by their number."""
+    """Further detached scalars, sums over the units too; logged divided by their number. The same names for every
+    batch on every rank: they are added up over the ranks."""
 
 
 B = TypeVar("B", bound=Batch)
