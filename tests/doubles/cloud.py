@@ -127,10 +127,11 @@ class Cloud:
         self.lock = threading.RLock()
         self.faults_of_ours: list[BaseException] = []
         """Exceptions inside the double; `close` raises the first."""
+        self._is_closed = False
         self._faults: list[Fault] = []
         self._limits: list[Limit] = []
         self._server = _Server((LOOPBACK, port), self)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
     @property
@@ -151,6 +152,8 @@ class Cloud:
 
     def close(self) -> None:
         """Stop serving; end every machine."""
+        with self.lock:
+            self._is_closed = True  # a question that still comes starts nothing
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -182,6 +185,8 @@ class Cloud:
     def reply_to(self, asked: Asked) -> Reply:
         """The answer, or the fault that takes its place."""
         with self.lock:
+            if self._is_closed:
+                return DROPPED
             self.time.tick()
             asked.at = self.time.now()
             self.requests.append(asked)

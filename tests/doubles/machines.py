@@ -21,6 +21,7 @@ import re
 import shlex
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from launcher.providers import local_processes, local_sshd
 from launcher.remote.host import Address
 
 DOUBLES = Path(__file__).parent
+MOST_PORTS = 5
+BOOT_SECONDS = 60.0
+"""For a machine that is very busy; it takes some hundredths of a second."""
 DRIVER = "580.65.06"
 """Runs the CUDA 13.0 of our default image."""
 MODELS = {
@@ -56,6 +60,9 @@ class Machine:
 
     def __init__(self, folder: Path, keys: Sequence[str], environment: Mapping[str, str]) -> None:
         self.folder = folder
+        self.is_up = False
+        """Whether it has power."""
+        self._has_run = False
         folder.mkdir(parents=True)
         local_sshd.furnish(folder, "\n".join(keys))
         session = folder / "session.sh"
@@ -75,11 +82,6 @@ class Machine:
         port = json.loads((self.folder / "instance.json").read_text())["port"]
         return Address(local_sshd.LOOPBACK, port, "root")
 
-    @property
-    def is_up(self) -> bool:
-        """Whether its sshd runs."""
-        return local_processes.sshd_process(local_sshd.config_file(self.folder)) is not None
-
     def authorize(self, public_key: str) -> None:
         """From now on this key may log in."""
         file = self.folder / "authorized_keys"
@@ -93,15 +95,35 @@ class Machine:
         (self.home / "fake_gpus.json").write_text(json.dumps(gpus if isinstance(gpus, str) else rows))
 
     def boot(self) -> Address:
-        """Start its sshd; with its old host key and disk, after the first time on another port."""
-        if (self.folder / "booted").exists():
-            self._move_to(_free_port())
-        (self.folder / "booted").touch()
+        """Start its sshd, and wait until it listens; with its old host key and disk, after the first time on another
+        port."""
+        for _ in range(MOST_PORTS):
+            if self._has_run:
+                self._move_to(_free_port())
+            self._has_run = True
+            if self._listens():
+                self.is_up = True
+                return self.address
+        raise AssertionError(f"sshd found no free port: {local_sshd.log_file(self.folder).read_text()}")
+
+    def _listens(self) -> bool:
+        """Start sshd; False where somebody else has taken its port meanwhile."""
+        log = local_sshd.log_file(self.folder)
+        said_before = log.stat().st_size if log.exists() else 0
         local_sshd.start_sshd(local_sshd.sshd_binary(), self.folder)
-        return self.address
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline:
+            said = log.read_bytes()[said_before:].decode(errors="replace") if log.exists() else ""
+            if "Server listening on" in said:
+                return True
+            if "Cannot bind any address" in said:
+                return False
+            time.sleep(0.005)
+        raise AssertionError(f"sshd does not start: {said}")
 
     def cut(self) -> None:
         """Kill everything that runs on it, at once. The disk stays."""
+        self.is_up = False
         ports = [self.address.port]
         survivors = local_processes.end_all(self.folder.name, local_sshd.config_file(self.folder), ports)
         assert not survivors, f"processes of {self.folder} do not end: {survivors}"

@@ -250,6 +250,9 @@ def _bid(vast: VastCloud, asked: Asked, number: str) -> Reply:
     if box is None:
         return refusal(404, "no_such_instance", f"error 404: no_such_instance {number} not found")
     box.request = {**box.request, "price": asked.body.get("price")}
+    if vast.meter.of(box.name).gpu_per_hour:
+        rates = {"gpu_per_hour": box.gpu_per_hour, "disk_per_hour": box.disk_per_hour}
+        vast.meter.set(box.name, vast.time.now(), **rates)
     return Reply(200, {"success": True})
 
 
