@@ -41,7 +41,7 @@ def shape_of(source: str, presets: Mapping[str, Mapping[str, Any]]) -> dict[str,
     folder = Path(source).expanduser()
     try:
         if (ours := our_config(folder)) is not None:
-            return _of_ours(load_yaml(ours))
+            return of_ours(load_yaml(ours))
         if (theirs := folder / "config.json").is_file():
             return of_transformers(json.loads(theirs.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
@@ -64,7 +64,8 @@ def of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     return reader(config) if reader else {}
 
 
-def _of_ours(config: Any) -> dict[str, Any]:
+def of_ours(config: Any) -> dict[str, Any]:
+    """The model section of a resolved configuration of ours, sizes alone; {} where it has none."""
     section = config.get("model") if isinstance(config, Mapping) else None
     return {key: section[key] for key in _SIZE_KEYS if key in section} if isinstance(section, Mapping) else {}
 

@@ -34,6 +34,7 @@ from trainer.loop.supply import Supply
 from trainer.loop.validation import Validation
 from trainer.loop.wrapping import is_sharded, whole_model, wrapped
 from trainer.models.build import build_model
+from trainer.models.init_from import initial_weights
 from trainer.quoting import shown
 from trainer.schedule import lr_of
 from trainer.sizing import grad_accum_steps
@@ -84,6 +85,9 @@ class _Training:
         self._guard = SkipGuard(config, world, console)
         torch.manual_seed(config.seed)
         self._model = build_model(config.model).to(world.device)
+        if config.model.init_from and not manifest.checkpoints(self.saver.folder):
+            weights = world.on_all(lambda: initial_weights(config.model, stage.tokenizer.identity))
+            self._model.load_state_dict(weights)
         self._policy = wrapped(self._model, world, config.train)
         self._optimizer = make_optimizer(self._model, config.optim)  # after wrapping, which may replace parameters
         self._stepper = Stepper(self._policy, self._optimizer, stage, world, config.optim.grad_clip)

@@ -2,20 +2,16 @@
 
 Hugging Face keeps GPT-2's four matrices per block as (in, out), we keep them as (out, in). One of them is square, so
 no shape check would notice a missing transpose; a test against transformers does. What our model cannot compute
-exactly (another activation, an untied head) is refused, never approximated. A model without biases is written with
-biases of zero, which computes the same.
+exactly (another activation) is refused, never approximated. A model without some biases is written with biases of zero,
+which computes the same, and read back from them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.config.model import ModelConfig
@@ -45,38 +41,64 @@ _FIXED: dict[str, Any] = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
-    "tie_word_embeddings": True,
 }
 
 
 def to_gpt2(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Our state dict as that of `GPT2LMHeadModel`, head left out because it is the token embedding."""
+    """Our state dict as that of `GPT2LMHeadModel`; the head is left out where it is the token embedding."""
     gpt2 = {}
     for ours, theirs in _names(config):
         tensor = state.get(ours)
-        if tensor is None:  # a model without biases
+        if tensor is None:  # a model without this bias
             tensor = torch.zeros(state[ours.removesuffix("bias") + "weight"].shape[0])
         gpt2[_PREFIX + theirs] = (tensor.t() if theirs.endswith(_TRANSPOSED) else tensor).contiguous()
-    return gpt2
+    return gpt2 if config.tied_head else {**gpt2, _HEAD: state["head.weight"].contiguous()}
 
 
 def from_gpt2(gpt2: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The state dict of `GPT2LMHeadModel` or `GPT2Model` as ours. Raises CheckpointError where it is another network.
 
-    `config` must have biases. Causal masks that old files carry (`attn.bias`, `attn.masked_bias`) are left out.
+    Causal masks that old files carry (`attn.bias`, `attn.masked_bias`) are left out, and so is a bias that `config`
+    has not, provided that it is zero.
     """
-    assert config.bias, "GPT-2 has biases"
     bare = {name.removeprefix(_PREFIX): tensor for name, tensor in gpt2.items()}
     masks = {name for name in bare if name.endswith((".attn.bias", ".attn.masked_bias"))}
     head = bare.pop(_HEAD, None)
     names = dict(_names(config))
     _require_same_names(bare.keys() - masks, set(names.values()))
-    if head is not None and not torch.equal(head, bare["wte.weight"]):
-        raise CheckpointError(f"`{_HEAD}` differs from the token embedding", why="our models have a tied head")
-    return {
+    missing = {ours for ours in names if ours.endswith("bias") and not _has_bias(ours, config)}
+    for ours in missing:
+        _require_zero(names.pop(ours), bare)
+    weights = {
         ours: (bare[theirs].t() if theirs.endswith(_TRANSPOSED) else bare[theirs]).contiguous()
         for ours, theirs in names.items()
     }
+    return {**weights, **_head(head, bare["wte.weight"], config)}
+
+
+def _head(head: Tensor | None, embedding: Tensor, config: ModelConfig) -> dict[str, Tensor]:
+    if not config.tied_head:
+        return {"head.weight": (embedding if head is None else head).clone()}
+    if head is not None and not torch.equal(head, embedding):
+        raise CheckpointError(
+            f"`{_HEAD}` differs from the token embedding",
+            why="`model.tied_head` is true: the head would be thrown away",
+            hint="model.tied_head=false",
+        )
+    return {}
+
+
+def _has_bias(ours: str, config: ModelConfig) -> bool:
+    return config.bias and (config.qkv_bias or not ours.endswith("qkv.bias"))
+
+
+def _require_zero(name: str, bare: Mapping[str, Tensor]) -> None:
+    if bool(bare[name].any()):
+        raise CheckpointError(
+            f"`{name}` is not zero, and the model has no such bias",
+            why="`model.bias` or `model.qkv_bias` is false",
+            hint="model.bias=true model.qkv_bias=true",
+        )
 
 
 def gpt2_config(config: ModelConfig, eot_id: int | None = None) -> dict[str, Any]:
@@ -95,51 +117,20 @@ def gpt2_config(config: ModelConfig, eot_id: int | None = None) -> dict[str, Any
         "bos_token_id": eot_id,
         "eos_token_id": eot_id,
         "dtype": "float32",
+        "tie_word_embeddings": config.tied_head,
         **_FIXED,
     }
 
 
-def model_config(gpt2: Mapping[str, Any], *, source: str) -> ModelConfig:
-    """The ModelConfig of a GPT-2 `config.json`; `source` names it in errors. Raises CheckpointError.
-
-    Dropout is not taken over: it says how a model was trained, and the one who trains on says how he will.
-    """
-    defaults = {**_FIXED, "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
-    seen = {**defaults, "vocab_size": 50257, **gpt2}
+def require_gpt2(gpt2: Mapping[str, Any], *, source: str) -> None:
+    """Raises CheckpointError where a `config.json`, named `source`, describes a network that is not exactly ours."""
+    seen = {**_FIXED, "model_type": "gpt2", **gpt2}
     for key, value in {**_FIXED, "model_type": "gpt2"}.items():
         if seen[key] != value:
             raise CheckpointError(f"{source}: `{key}` is `{seen[key]}`", why=f"our models have `{value}`")
-    if seen.get("n_inner") not in (None, 4 * seen["n_embd"]):
+    width = seen.get("n_embd", 768)
+    if seen.get("n_inner") not in (None, 4 * width):
         raise CheckpointError(f"{source}: `n_inner` is {seen['n_inner']}", why="our models have 4 × n_embd")
-    return ModelConfig(
-        d_model=seen["n_embd"],
-        n_layers=seen["n_layer"],
-        n_heads=seen["n_head"],
-        max_seq_len=seen["n_positions"],
-        vocab_size=seen["vocab_size"],
-    )
-
-
-def write_gpt2(folder: Path, state: Mapping[str, Tensor], config: ModelConfig, eot_id: int | None = None) -> None:
-    """Write `config.json` and `model.safetensors` so that `GPT2LMHeadModel.from_pretrained(folder)` reads them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(gpt2_config(config, eot_id), indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
-    save_file(to_gpt2(state, config), folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def read_gpt2(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The configuration and our state dict of a GPT-2 that transformers wrote. Raises CheckpointError."""
-    config_file, weights_file = folder / "config.json", folder / "model.safetensors"
-    try:
-        config = model_config(json.loads(config_file.read_text(encoding="utf-8")), source=str(config_file))
-        return config, from_gpt2(load_file(weights_file), config)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"no GPT-2 can be read from {folder}",
-            why=str(error).splitlines()[0],
-            hint="the folder must hold `config.json` and `model.safetensors`, as `save_pretrained` writes them",
-        ) from error
 
 
 def _names(config: ModelConfig) -> Iterator[tuple[str, str]]:

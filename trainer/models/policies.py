@@ -10,7 +10,8 @@ from trainer import manifest
 from trainer.checkpoints import checkpoint as files
 from trainer.config import ModelConfig, validated
 from trainer.errors import CheckpointError
-from trainer.models.model import GPT
+from trainer.models.build import build_model
+from trainer.models.language_model import LanguageModel
 from trainer.quoting import shown
 from trainer.tokenizer import Tokenizer, load_tokenizer
 
@@ -29,7 +30,7 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
-def open_policy(checkpoint: Path, device: torch.device) -> tuple[GPT, Tokenizer]:
+def open_policy(checkpoint: Path, device: torch.device) -> tuple[LanguageModel, Tokenizer]:
     """The model and its tokenizer, every byte verified. Raises CheckpointError."""
     try:
         manifest.verify(checkpoint)
@@ -39,7 +40,7 @@ def open_policy(checkpoint: Path, device: torch.device) -> tuple[GPT, Tokenizer]
         ) from problem
     config = files.read_config(checkpoint)
     source = str(checkpoint / files.CONFIG)
-    model = GPT(
+    model = build_model(
         validated(ModelConfig, config.get("model") if isinstance(config, dict) else None, source=source, at="model")
     )
     files.load_weights(checkpoint, model)

@@ -1,0 +1,15 @@
+"""The network a configuration describes."""
+
+from __future__ import annotations
+
+from trainer.config.model import ModelConfig
+from trainer.models.language_model import LanguageModel
+from trainer.models.model import GPT
+from trainer.models.modern import ModernGPT
+
+_NETWORKS: dict[str, type[LanguageModel]] = {"gpt2": GPT, "modern": ModernGPT}
+
+
+def build_model(config: ModelConfig) -> LanguageModel:
+    """The network with new weights, drawn from torch's global generator. `init_from` is not looked at."""
+    return _NETWORKS[config.arch](config)

@@ -1,0 +1,107 @@
+"""Weights to begin a run with, instead of random ones: `model.init_from`.
+
+A checkpoint or run of ours, a folder that transformers wrote, or a model of the hub, in this order. Whatever does not
+fit is refused with the first difference, before a step is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from trainer import manifest
+from trainer.config import ConfigError, ModelConfig
+from trainer.config.initial import of_ours, of_transformers, our_config
+from trainer.config.yaml import load_yaml
+from trainer.errors import CheckpointError
+from trainer.models import transformers_folder as theirs
+from trainer.models.build import build_model
+from trainer.models.hub_model import downloaded
+from trainer.quoting import shown
+from trainer.tokenizer import load_tokenizer
+
+_MAY_DIFFER = {
+    # A head of its own may begin as the embedding; the other way a matrix would be lost, which loading notices.
+    "tied_head",
+    "bias",
+    "qkv_bias",
+}
+"""What the weights themselves decide."""
+
+
+def initial_weights(config: ModelConfig, tokenizer_identity: str | None = None) -> dict[str, Tensor]:
+    """The state dict of `config.init_from` for the network of `config`, whole and in fp32. Raises CheckpointError.
+
+    With `tokenizer_identity`, a checkpoint of ours must have been trained with that tokenizer.
+    """
+    folder = Path(config.init_from).expanduser()
+    if (ours := our_config(folder)) is not None:
+        state = _of_ours(ours.parent, config, tokenizer_identity)
+    else:
+        state = _of_transformers(folder if folder.is_dir() else downloaded(config.init_from), config)
+    _require_same_shapes(state, config)
+    return state
+
+
+def _of_ours(checkpoint: Path, config: ModelConfig, tokenizer_identity: str | None) -> dict[str, Tensor]:
+    try:
+        manifest.verify(checkpoint)
+        _require_same_size(of_ours(load_yaml(checkpoint / "config.yaml")), config)
+        state = load_file(checkpoint / "model.safetensors")
+    except (manifest.BrokenCheckpoint, SafetensorError, OSError, ConfigError) as problem:
+        raise CheckpointError(
+            f"{shown(checkpoint)} is broken", why=str(problem), hint="take the one before it"
+        ) from problem
+    if tokenizer_identity not in (None, (was := load_tokenizer(checkpoint / "tokenizer")).identity):
+        raise CheckpointError(
+            f"{shown(checkpoint)} was trained with another tokenizer",
+            why=f"its `{was.kind}` has {was.vocab_size} tokens and another identity: the same ids mean other text",
+            hint=f"data.tokenizer.path={checkpoint / 'tokenizer'}",
+        )
+    if not config.tied_head and "head.weight" not in state:
+        state["head.weight"] = state["token_embedding.weight"].clone()
+    return state
+
+
+def _of_transformers(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    _require_same_size(of_transformers(theirs.read_settings(folder)), config)
+    return theirs.read_state(folder, config)
+
+
+def _require_same_size(size: Mapping[str, Any], config: ModelConfig) -> None:
+    for key, has in size.items():
+        wanted = getattr(config, key)
+        if key in _MAY_DIFFER or (key == "max_seq_len" and config.arch == "modern") or has == wanted:
+            continue
+        raise CheckpointError(
+            f"`{config.init_from}` does not fit the model: `model.{key}` is {has} there, {wanted} here",
+            why="weights can only begin a model of their own shape",
+            hint=f"leave `model.{key}` out, or write `model.{key}={has}`" + _LONGER.get(key, ""),
+        )
+
+
+_LONGER = {"max_seq_len": "; for shorter rows there is `data.seq_len`, longer ones need positions it never learned"}
+
+
+def _require_same_shapes(state: Mapping[str, Tensor], config: ModelConfig) -> None:
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
+    has = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in [*wanted, *(name for name in has if name not in wanted)]:
+        if wanted.get(name) != has.get(name):
+            raise CheckpointError(
+                f"`{config.init_from}` does not fit the model: "
+                f"`{name}` is {_worded(has.get(name))} there, {_worded(wanted.get(name))} here",
+                why="weights can only begin a model of their own shape",
+                hint="compare the `model` section with that of `init_from`",
+            )
+
+
+def _worded(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else " x ".join(map(str, shape))
