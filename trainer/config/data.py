@@ -71,6 +71,8 @@ def vocabulary_of(tokenizer: Mapping[str, Any]) -> Any:
 def saved_vocabulary(folder: str) -> int | None:
     """The number of ids of the tokenizer in `folder`; None where there is none that can be read."""
     root = Path(folder).expanduser()
+    if not (root / "identity.json").exists() and (root / "tokenizer" / "identity.json").exists():
+        root = root / "tokenizer"
     try:
         if (root / "identity.json").exists():
             return int(json.loads((root / "identity.json").read_text(encoding="utf-8"))["vocab_size"])

@@ -59,7 +59,7 @@ NAMED = {
     # nanoGPT counts 9,035,582,198 tokens to train on and 4,434,897 to validate.
     "openwebtext": HubSource("Skylion007/openwebtext", tokens=9_040_017_095),
     # Merity et al. 2016. Each row is a line; a heading of the first level, ` = Title = `, begins an article.
-    "wikitext": HubSource("Salesforce/wikitext", "wikitext-103-raw-v1", begins_document=r" = [^=].*[^=] = \n?"),
+    "wikitext": HubSource("Salesforce/wikitext", "wikitext-103-raw-v1", begins_document=r" = [^=](?:.*[^=])? = \n?"),
 }
 """What can be said instead of a path."""
 

@@ -93,7 +93,8 @@ class HubText:
         for table in shard.iter(batch_size=ROWS_AT_ONCE):
             if not seen:
                 require_text_columns(table.schema, self._columns, self.name)
-            rows = table.select(list(self._columns.names)).slice(max(place.row - seen, 0)).to_pylist()
+            read = table.select(list(self._columns.names)) if self._columns.names else table
+            rows = read.slice(max(place.row - seen, 0)).to_pylist()
             seen += len(table)
             yield from (self._columns.text(row, where) for row in rows)
 
@@ -106,7 +107,7 @@ class HubText:
             stream = builder.as_streaming_dataset(split=source.split)
             if stream.column_names is not None:
                 self._columns.require(stream.column_names, self.name)
-            if stream.column_names is not None and hasattr(builder.config, "columns"):
+            if self._columns.names and stream.column_names is not None and hasattr(builder.config, "columns"):
                 builder.config.columns = list(self._columns.names)
                 stream = builder.as_streaming_dataset(split=source.split)
             self._stream = stream

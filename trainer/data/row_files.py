@@ -63,7 +63,6 @@ def _values(stream: Any, path: Path) -> Iterator[Any]:
     while not ended or text:
         data = stream.read(wanted)
         text += decoded(decoder, data, path, offset)
-        text = text.removeprefix("\ufeff") if not offset else text
         offset, ended, start = offset + len(data), not data, 0
         while (start := _value_start(text, start)) < len(text):
             try:
@@ -84,7 +83,7 @@ def _values(stream: Any, path: Path) -> Iterator[Any]:
 
 def _value_start(text: str, start: int) -> int:
     """Past white space, and what stands around and between the values of a list."""
-    while start < len(text) and text[start] in " \t\r\n,[]":
+    while start < len(text) and text[start] in " \t\r\n,[]\ufeff":
         start += 1
     return start
 
@@ -97,7 +96,7 @@ def parquet_rows(path: Path, columns: Columns) -> Rows:
             parquet = pyarrow.parquet.ParquetFile(file)
             require_text_columns(parquet.schema_arrow, columns, shown(path))
             size, rows_done, rows = path.stat().st_size, 0, max(parquet.metadata.num_rows, 1)
-            for batch in parquet.iter_batches(batch_size=1024, columns=list(columns.names)):
+            for batch in parquet.iter_batches(batch_size=1024, columns=list(columns.names) or None):
                 for row in batch.to_pylist():
                     rows_done += 1
                     yield columns.text(row, f"{shown(path)}, row {rows_done}"), size * rows_done // rows

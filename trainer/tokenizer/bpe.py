@@ -55,7 +55,7 @@ class BpeTokenizer:
 
     def save(self, folder: Path) -> None:
         save_identity(self, folder)
-        whole = _tokenizers().Tokenizer.from_str(self._tokenizer.to_str())
+        whole = imported_tokenizers().Tokenizer.from_str(self._tokenizer.to_str())
         whole.add_special_tokens(list(self._special))
         (folder / FILE_NAME).write_text(whole.to_str(), encoding="utf-8")
         names = {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
@@ -65,7 +65,7 @@ class BpeTokenizer:
 
     @cached_property
     def _table(self) -> list[bytes]:
-        byte_of = _byte_of_letter()
+        byte_of = byte_of_letter()
         tokens = sorted(self._vocab, key=self._vocab.__getitem__)
         return [bytes(byte_of[letter] for letter in token) for token in tokens] + [t.encode() for t in self._special]
 
@@ -76,7 +76,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
     Where the texts repeat too little to learn that many, it has fewer. What iterating `texts` raises is passed on.
     """
     assert vocab_size >= 256 + len(SPECIAL_TOKENS), vocab_size
-    tokenizers = _tokenizers()
+    tokenizers = imported_tokenizers()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIAL_TOKENS),
         min_frequency=2,
@@ -125,7 +125,7 @@ def _special_tokens(saved: dict[str, Any]) -> tuple[str, ...]:
 def _from_json(saved: dict[str, Any], special: Sequence[str]) -> BpeTokenizer:
     vocab = {str(token): int(i) for token, i in saved["model"]["vocab"].items()}
     merges = [(str(left), str(right)) for left, right in saved["model"]["merges"]]
-    letters = set(_byte_of_letter())
+    letters = set(byte_of_letter())
     if sorted(vocab.values()) != list(range(len(vocab))) or not letters.issubset(vocab):
         raise ValueError("the ids are not 0, 1, 2, …, or a byte has none")
     if any(left + right not in vocab or left not in vocab or right not in vocab for left, right in merges):
@@ -137,21 +137,22 @@ def _from_json(saved: dict[str, Any], special: Sequence[str]) -> BpeTokenizer:
 
 def _assembled(vocab: dict[str, int], merges: Merges) -> Any:
     """A `tokenizers.Tokenizer` that is determined by the vocabulary and the merges alone."""
-    tokenizers = _tokenizers()
+    tokenizers = imported_tokenizers()
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     return tokenizer
 
 
-def _byte_of_letter() -> dict[str, int]:
+def byte_of_letter() -> dict[str, int]:
     """GPT-2 writes bytes as letters: printable ones as themselves, the others from U+0100 on, in order."""
     kept = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = [byte for byte in range(256) if byte not in set(kept)]
     return {chr(byte): byte for byte in kept} | {chr(0x100 + n): byte for n, byte in enumerate(moved)}
 
 
-def _tokenizers() -> Any:
+def imported_tokenizers() -> Any:
+    """The package. Raises DataError where it is missing."""
     try:
         import tokenizers  # late: the other tokenizers work on a host without it
     except ImportError as error:

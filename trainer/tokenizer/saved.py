@@ -14,9 +14,10 @@ from pathlib import Path
 from trainer.config import TokenizerConfig
 from trainer.errors import DataError
 from trainer.manifest import fsync
-from trainer.quoting import shown
+from trainer.quoting import pasteable, shown
 from trainer.tokenizer.base import IDENTITY_FILE, SAVED_HINT, Tokenizer
-from trainer.tokenizer.bpe import loaded_bpe
+from trainer.tokenizer.bpe import FILE_NAME, loaded_bpe
+from trainer.tokenizer.foreign import loaded_foreign
 from trainer.tokenizer.gpt2 import downloaded_gpt2, loaded_gpt2
 from trainer.tokenizer.raw_bytes import BytesTokenizer
 
@@ -25,23 +26,54 @@ def open_tokenizer(config: TokenizerConfig, folder: Path | None = None) -> Token
     """The tokenizer `config` asks for: from `folder` if given, else made anew. Raises DataError."""
     if folder is not None:
         tokenizer = load_tokenizer(folder)
-        if tokenizer.kind != config.kind or tokenizer.vocab_size > config.vocab_size:
-            raise DataError(
-                f"the tokenizer in {shown(folder)} is not the one asked for",
-                why=f"it is `{tokenizer.kind}` with {tokenizer.vocab_size} tokens, "
-                f"data.tokenizer says `{config.kind}` with {config.vocab_size}",
-                hint=f"`data.tokenizer.kind={tokenizer.kind}`"
-                + (f" and `data.tokenizer.vocab_size={tokenizer.vocab_size}`" if tokenizer.kind == "bpe" else ""),
-            )
+        _require_asked_for(tokenizer, config, folder)
         return tokenizer
     if config.kind == "bytes":
         return BytesTokenizer()
     if config.kind == "gpt2":
         return downloaded_gpt2()
+    if config.kind == "folder":
+        return _of_folder(config)
     raise DataError(
         "there is no trained bpe tokenizer yet",
         why="it is trained when the corpus is prepared",
         hint="`python -m trainer prepare data.tokenizer.kind=bpe`",
+    )
+
+
+def _of_folder(config: TokenizerConfig) -> Tokenizer:
+    """The one in `data.tokenizer.path`: saved by us, there or below `tokenizer/`, or by another program."""
+    root = Path(config.path).expanduser()
+    saved = next((folder for folder in (root, root / "tokenizer") if (folder / IDENTITY_FILE).exists()), None)
+    foreign = saved is None and (root / FILE_NAME).exists()
+    tokenizer: Tokenizer = loaded_foreign(root) if foreign else load_tokenizer(saved or root)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise DataError(
+            f"the tokenizer in {shown(root)} is not the one asked for",
+            why=f"it has {tokenizer.vocab_size} tokens, data.tokenizer.vocab_size says {config.vocab_size}",
+            hint=f"`data.tokenizer.vocab_size={tokenizer.vocab_size}`, or leave it out",
+        )
+    return tokenizer
+
+
+def _require_asked_for(tokenizer: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
+    """Raises DataError where the tokenizer of `folder` is another one than `config` names."""
+    if config.kind == "folder":
+        wanted = _of_folder(config)
+        if wanted.identity == tokenizer.identity:
+            return
+        asked = f"{shown(config.path)} holds `{wanted.kind}` {wanted.identity[:12]}"
+    elif tokenizer.kind == config.kind and tokenizer.vocab_size <= config.vocab_size:
+        return
+    else:
+        asked = f"data.tokenizer says `{config.kind}` with {config.vocab_size}"
+    named = f"`{tokenizer.kind}` with {tokenizer.vocab_size} tokens ({tokenizer.identity[:12]})"
+    size = f" and `data.tokenizer.vocab_size={tokenizer.vocab_size}`" if tokenizer.kind == "bpe" else ""
+    kind = f"`data.tokenizer.kind={tokenizer.kind}`{size}"
+    raise DataError(
+        f"the tokenizer in {shown(folder)} is not the one asked for",
+        why=f"it is {named}, {asked}",
+        hint=f"`data.tokenizer.path={pasteable(folder)}`" if tokenizer.kind == "folder" else kind,
     )
 
 
@@ -60,7 +92,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if kind not in _LOADERS:
         raise DataError(
             f"{shown(path)} names the unknown tokenizer `{kind}`",
-            why="this version knows bytes, gpt2, bpe",
+            why=f"this version knows {', '.join(_LOADERS)}",
             hint=SAVED_HINT,
         )
     tokenizer = _LOADERS[kind](folder)
@@ -91,4 +123,5 @@ _LOADERS: dict[str, Callable[[Path], Tokenizer]] = {
     "bytes": lambda _: BytesTokenizer(),
     "gpt2": loaded_gpt2,
     "bpe": loaded_bpe,
+    "folder": loaded_foreign,
 }
