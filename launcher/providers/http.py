@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from launcher.clock import Clock
-from launcher.errors import ProviderDown, ProviderError, RateLimited
+from launcher.errors import LocalFault, ProviderDown, ProviderError, RateLimited
 from launcher.providers.answer import Answer, lost, one_line
 from launcher.providers.api_keys import ApiKey, is_loopback, require_safe_address
 
@@ -135,15 +135,22 @@ class Api:
 
         assert self._key is not None
         on_this_machine = is_loopback(urlsplit(self._base_url).hostname or "")
-        if self._tls is None:
-            self._tls = httpx2.create_ssl_context() if self._base_url.startswith("https") else False
-        return httpx2.Client(
-            headers={"Authorization": f"Bearer {self._key.secret}", "Accept": "application/json"},
-            timeout=httpx2.Timeout(CREATE_SECONDS if may_bill else SILENCE_SECONDS, connect=CONNECT_SECONDS),
-            follow_redirects=False,
-            trust_env=not on_this_machine,  # a proxy has no business between two programs on one machine
-            verify=self._tls,
-        )
+        try:
+            if self._tls is None:
+                self._tls = httpx2.create_ssl_context() if self._base_url.startswith("https") else False
+            return httpx2.Client(
+                headers={"Authorization": f"Bearer {self._key.secret}", "Accept": "application/json"},
+                timeout=httpx2.Timeout(CREATE_SECONDS if may_bill else SILENCE_SECONDS, connect=CONNECT_SECONDS),
+                follow_redirects=False,
+                trust_env=not on_this_machine,  # a proxy has no business between two programs on one machine
+                verify=self._tls,
+            )
+        except (OSError, ValueError, ImportError, httpx2.InvalidURL) as error:
+            raise LocalFault(
+                f"this machine's settings do not let us ask `{self._provider}`",
+                why=self._cleaned(str(error) or type(error).__name__),
+                hint="env | grep -i -e proxy -e ssl_cert",
+            ) from None
 
     def _answer(self, asked: str, got: httpx2.Response) -> Answer:
         began, size, pieces = self._clock.monotonic(), 0, []

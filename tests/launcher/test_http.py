@@ -17,6 +17,7 @@ from launcher.clock import SystemClock
 from launcher.errors import (
     GptopsError,
     KeyRefused,
+    LocalFault,
     MayHaveCreated,
     ProviderDown,
     ProviderError,
@@ -258,6 +259,22 @@ def test_an_address_that_would_show_the_key_is_refused_and_not_repeated(url: str
 def test_a_proxy_has_no_part_in_what_this_machine_asks_itself(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert api(vendor).call("GET", "/x/", endpoint="x") == {"ok": True}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("https_proxy", "gopher://x"), ("ALL_PROXY", "socks5://127.0.0.1:1"), ("SSL_CERT_FILE", "/no/such/file")],
+)
+def test_settings_of_this_machine_that_make_no_sense_are_named(
+    variable: str, value: str, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    key = ApiKey("vast", SECRET, "x")
+    asking = Api("https://vast.example", lambda: key, provider="vast", clock=fake_clock, pauses={})
+    with pytest.raises(LocalFault) as raised:
+        asking.call("PUT", "/x/", endpoint="x", may_bill=True)
+    assert "proxy" in raised.value.hint
+    assert raised.value.why
 
 
 def test_the_key_is_looked_for_at_the_first_question_and_once(vendor: Vendor, fake_clock: FakeClock) -> None:

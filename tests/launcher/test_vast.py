@@ -19,8 +19,8 @@ from launcher.errors import (
     UsageError,
 )
 from launcher.providers.base import OffSwitch, Status, Wanted
-from launcher.providers.vast import INSTANCES_PAGE
-from tests.conftest import FakeClock
+from launcher.providers.vast import INSTANCES_PAGE, open_vast
+from tests.conftest import FakeClock, NetworkBlocked
 from tests.doubles.cloud import DROPPED, Reply
 from tests.doubles.vast_api import CREATE, ONE, refusal
 from tests.launcher.vast_desk import KEY_LINE, LABEL, Desk, desk, provider_of
@@ -382,3 +382,13 @@ def test_at_the_vendors_pace_nobody_is_refused(desk: Desk, fake_clock: FakeClock
     fake_clock.advance(10)
     hasty.labelled("")
     assert isinstance(refused(lambda: hasty.labelled("")), RateLimited)
+
+
+def test_the_vendor_itself_is_asked_at_its_own_pace(fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAST_URL")
+    monkeypatch.setenv("VAST_API_KEY", "a-key-of-nobody")
+    provider = open_vast(fake_clock)
+    for _ in range(3):
+        with pytest.raises(NetworkBlocked, match=r"console\.vast\.ai"):
+            provider.labelled("")
+    assert fake_clock.slept == [1.0, 1.0]
