@@ -20,7 +20,7 @@ from launcher.providers.api_keys import api_key, is_loopback
 from launcher.providers.base import CreateRequest, Instance, Offer, OffSwitch, Wanted
 from launcher.providers.fields import Fields
 from launcher.providers.http import Api
-from launcher.providers.runpod_catalog import CLOUDS, cloud_of, count_of, cuda_floor, disk_gb, offers_of
+from launcher.providers.runpod_catalog import CLOUDS, cloud_of, count_of, cuda_floor, data_center_of, disk_gb, offers_of
 from launcher.providers.runpod_keys import register_key
 from launcher.providers.runpod_pods import instance_of
 
@@ -149,8 +149,9 @@ def _body(offer: Offer, request: CreateRequest) -> dict[str, Any]:
         "env": {"PUBLIC_KEY": request.public_key},
         "startSsh": True,
     }
-    if offer.location:
-        body["dataCenterIds"] = [offer.location]
+    center = data_center_of(offer)
+    if center is not None:
+        body["dataCenterIds"] = [center]
     if not image.startswith("runpod/"):
         body["args"] = SSHD
     return body

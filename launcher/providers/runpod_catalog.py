@@ -19,6 +19,7 @@ DISK_USD_PER_GB_HOUR = 0.10 / 730
 """Container disk of a running pod (docs.runpod.io/pods/pricing: $0.10 a GB and month); a month has 730 hours."""
 LEAST_DISK_GIB = 20
 """The image's own layers do not count, but what setup installs does."""
+_ANYWHERE = "anywhere"
 READY_SECONDS = 1200.0
 """dstack gives RunPod this long to pull an image before it takes another machine."""
 
@@ -50,6 +51,12 @@ def disk_per_hour(gigabytes: float) -> float:
 def cloud_of(offer: Offer) -> str:
     """SECURE or COMMUNITY."""
     return offer.offer_id.split(":")[0].upper()
+
+
+def data_center_of(offer: Offer) -> str | None:
+    """`US-KS-2`; None where RunPod decides the place."""
+    center = offer.offer_id.split(":")[1]
+    return None if center == _ANYWHERE else center
 
 
 def cuda_floor(offer: Offer) -> str | None:
@@ -86,7 +93,7 @@ def _offer(gpu: Fields, cloud: Cloud, center: str, wanted: Wanted) -> Offer:
         gpu_name=name,  # the id, `NVIDIA H100 80GB HBM3`: the one of its two names that nvidia-smi says too
         price_per_hour=count * one_gpu + disk,
         disk_per_hour=disk,
-        location=center,
+        location=place,  # so that `--region secure` leaves machines of private people out
         cuda=_newest_cuda(gpu),
         gpu_ram_gib=gpu.optional_number("memory"),
         ready_within_seconds=READY_SECONDS,
@@ -96,7 +103,7 @@ def _offer(gpu: Fields, cloud: Cloud, center: str, wanted: Wanted) -> Offer:
 def _offer_id(cloud: Cloud, center: str, count: int, name: str, wanted: Wanted) -> str:
     """Without blanks, to be pasted behind --offer. Its first and last part say what else `create` must ask for."""
     floor = f":cuda{wanted.min_cuda:.1f}" if wanted.min_cuda is not None else ""
-    return f"{cloud.lower()}:{center or 'anywhere'}:{count}x{name.replace(' ', '-')}{floor}"
+    return f"{cloud.lower()}:{center or _ANYWHERE}:{count}x{name.replace(' ', '-')}{floor}"
 
 
 def _newest_cuda(gpu: Fields) -> float | None:

@@ -75,8 +75,8 @@ def test_each_data_center_with_stock_is_an_offer_and_the_price_is_for_all_gpus_a
 ) -> None:
     offers = [offer for offer in runpod.offers(EIGHT) if "H100" in offer.gpu_name]
     assert [(offer.location, offer.gpus, offer.gpu_name) for offer in offers] == [
-        ("EU-RO-1", 8, "NVIDIA H100 80GB HBM3"),
-        ("US-KS-2", 8, "NVIDIA H100 80GB HBM3"),
+        ("EU-RO-1, secure cloud", 8, "NVIDIA H100 80GB HBM3"),
+        ("US-KS-2, secure cloud", 8, "NVIDIA H100 80GB HBM3"),
     ]
     disk = 108 * 0.10 / 730  # 100 GiB are 108 GB
     assert offers[0].price_per_hour == pytest.approx(8 * 2.69 + disk)
@@ -102,6 +102,12 @@ def test_the_community_cloud_has_prices_and_places_of_its_own(runpod: RunpodProv
         "community:anywhere:1xNVIDIA-GeForce-RTX-4090": 0.34 + disk,
         "secure:US-KS-2:1xNVIDIA-GeForce-RTX-4090": 0.44 + disk,
     }.items()} == {key: offer.price_per_hour for key, offer in offers.items()}  # fmt: skip
+
+
+def test_whoever_wants_no_machine_of_private_people_says_so_by_the_region(runpod: RunpodProvider) -> None:
+    wanted = Wanted(gpus=1, gpu_names=("4090",), regions=("secure",))
+    [found] = choose(runpod.offers(wanted), wanted).fitting
+    assert found.offer.location == "US-KS-2, secure cloud"
 
 
 def test_what_cannot_be_had_or_runs_no_cuda_is_not_offered(runpod: RunpodProvider) -> None:
