@@ -283,27 +283,28 @@ def _show_plan(plan: HostPlan, request: RentRequest) -> None:
 
 
 def _choice(flags: Flags, project: Project, sort: SortBy) -> tuple[RentRequest, Choice, list[str]]:
-    """What all the providers that are meant have to offer, in one list; and who was asked. No key: not asked."""
-    from launcher.errors import KeyRefused
+    """What all the providers that are meant have to offer, in one list; and who answered."""
+    from launcher.errors import GptopsError, KeyRefused, NoOffer, ProviderError
     from launcher.paths import state_paths
     from launcher.providers.by_name import open_provider
     from launcher.renting.asking import rent_request
     from launcher.renting.choice import Choice
     from launcher.renting.market import sorted_out
 
-    state, asked_all, missing = state_paths(), _each_provider(flags, project), []
+    state, asked_all = state_paths(), _each_provider(flags, project)
+    silent: list[GptopsError] = []
     choices: dict[str, Choice] = {}
     for asked in asked_all:
         request = rent_request(asked, project.name, sort=sort)
         try:
             market = open_provider(asked.provider, state, hosts=asked.static_hosts)
             choices[asked.provider] = sorted_out(market, request, _bad(state, asked.provider))
-        except KeyRefused as error:
-            missing.append(error)
-            if len(asked_all) == 1:
-                raise
+        except (KeyRefused, NoOffer, ProviderError) as error:  # NoOffer: a cloud that has no spot machines at all
+            silent.append(error)
     if not choices:
-        raise missing[0]
+        raise silent[0]
+    for each in silent:
+        console.say(f"not in the list: {each.what}")
     fitting = [ranked.offer for choice in choices.values() for ranked in choice.fitting]
     left_out = tuple(each for choice in choices.values() for each in choice.left_out)
     return request, Choice(request.order.ranked(fitting), left_out), list(choices)

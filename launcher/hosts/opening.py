@@ -16,7 +16,7 @@ from launcher.books.audit import audit
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.clock import Clock
 from launcher.crash import crashpoint
-from launcher.errors import GptopsError, HostUnfit, SetupFailed, StillOpen
+from launcher.errors import GptopsError, HostUnfit, OfferGone, RateLimited, SetupFailed, StillOpen
 from launcher.hosts.answering import Waiting
 from launcher.hosts.closing import end_instance
 from launcher.hosts.creating import create_or_adopt
@@ -163,7 +163,8 @@ class Opener:
         self._told.note(f"opening `{row.name}` failed; ending it")
         crashpoint("up:failed")
         try:
-            end_instance(self.ledger.instance(row.label), self.provider, self.ledger, self.state, self.clock)
+            if not (isinstance(error, (OfferGone, RateLimited)) and self._never_was(row)):
+                end_instance(self.ledger.instance(row.label), self.provider, self.ledger, self.state, self.clock)
         except GptopsError as left:
             bills = f" and bill ${row.price_per_hour:.2f} an hour" if row.price_per_hour else ""
             page = self.provider.console_url(row.instance_id or "")
@@ -173,6 +174,14 @@ class Opener:
                 hint=f"gptops down {row.name} --discard" + (f", or by hand: {page}" if page else ""),
             ) from error
         self._told.note(f"`{row.name}` is gone: nothing is left open")
+
+    def _never_was(self, row: InstanceRow) -> bool:
+        """Close the row of a machine that its provider says it did not create, if its list says so too."""
+        if self.provider.labelled(row.label):
+            return False
+        self.ledger.mark_instance(row.label, InstanceState.CLOSED)
+        audit(self.state.audit_log, self.clock, "closed", name=row.name, provider=row.provider, label=row.label)
+        return True
 
     @property
     def _told(self) -> Steps:

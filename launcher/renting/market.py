@@ -11,6 +11,7 @@ from launcher.hosts.planning import HostPlan, plan_for
 from launcher.providers.base import Provider, Wanted
 from launcher.renting.choice import Choice, choose, no_offer
 from launcher.renting.ranking import Order
+from launcher.spec.host_request import OWN
 
 DEADLINE_SECONDS = 1800.0
 TRIES = 3
@@ -58,7 +59,7 @@ def best(
 
 
 def _nothing(provider: Provider, request: RentRequest, choice: Choice) -> NoOffer:
-    if request.offer_id is None or choice.left_out:
+    if request.offer_id is None or choice.left_out or provider.name in OWN:
         return no_offer(choice, request.wanted, provider.name)
     return NoOffer(
         f"`{provider.name}` has no offer {request.offer_id} of that kind",

@@ -74,8 +74,8 @@ def host_request(flags: Flags, project: Project) -> HostRequest:
             hint="gptops up --host user@name:port, or write it under `hosts` in jobs.yaml",
         )
     rented = provider not in OWN
-    if flags.offer is not None and not rented:
-        raise UsageError(f"--offer {flags.offer} goes with a market, not with `{provider}`", hint="gptops offers")
+    if not rented and (market := _for_markets(flags)):
+        raise UsageError(f"{market} goes with a market, not with `{provider}`", hint="gptops offers")
     image = job.image if job else DEFAULT_IMAGE if rented else ""
     return HostRequest(provider, _wanted(flags, job, rented=rented), image, flags.offer or host, statics, job, train)
 
@@ -112,7 +112,15 @@ def _wanted(flags: Flags, job: JobSpec | None, *, rented: bool) -> Wanted:
         wanted = replace(wanted, gpu_names=(flags.gpu,), gpus=wanted.gpus or 1)
     if flags.disk is not None:
         wanted = replace(wanted, disk_gib=flags.disk)
-    return _choosy(flags, wanted)
+    wanted = _choosy(flags, wanted)
+    # What a job says about markets does not keep it from a machine of one's own.
+    return wanted if rented else replace(wanted, spot=False, bid=None, regions=())
+
+
+def _for_markets(flags: Flags) -> str:
+    """The first flag that means nothing for a machine of one's own."""
+    given = {"--offer": flags.offer, "--spot": flags.spot, "--region": flags.regions, "--bid": flags.bid}
+    return next((name for name, value in given.items() if value), "")
 
 
 def _choosy(flags: Flags, wanted: Wanted) -> Wanted:

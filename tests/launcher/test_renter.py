@@ -5,7 +5,6 @@ Each test looks at the double's own books: what lives, what was asked, what the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +12,6 @@ import pytest
 
 from launcher.books.budget import Limits
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
-from launcher.clock import SystemClock
 from launcher.errors import (
     GptopsError,
     KeyRefused,
@@ -36,28 +34,11 @@ from tests.doubles.cloud import Reply
 from tests.doubles.fixtures import vast, vast_rows  # noqa: F401 (fixtures)
 from tests.doubles.vast_api import CREATE, ONE
 from tests.doubles.vast_cloud import VastCloud
+from tests.launcher.hurry import HurriedClock
 
 H100 = Wanted(gpus=1, gpu_names=("H100",), disk_gib=20, min_cuda=13.0)
 CHEAPEST, SECOND = "80004", "80005"
 """The machines of the market's two single H100s."""
-
-
-class HurriedClock(SystemClock):
-    """Real time, in which waiting takes a blink: what was slept is added to it."""
-
-    def __init__(self) -> None:
-        self._skipped = 0.0
-
-    def now(self) -> float:
-        return super().now() + self._skipped
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self._skipped
-
-    def sleep(self, seconds: float) -> None:
-        blink = min(seconds, 0.02)
-        time.sleep(blink)
-        self._skipped += seconds - blink
 
 
 @dataclass
