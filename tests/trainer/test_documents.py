@@ -176,20 +176,7 @@ def test_tokens_are_cut_where_asked_and_every_document_is_closed(tmp_path: Path,
     config = DataConfig(path=str(tmp_path / "b.jsonl"), tokenizer=BYTES, max_tokens=limit)
     made = prepare(config, tmp_path / "out", shard_tokens=4)
     ids = made.load_tokenizer().decode(_stream(made)).replace("<|endoftext|>", "|")
-    wanted = [
-        "",
-        "",
-        "a|",
-        "ab|",
-        "abc|",
-        "abc|",
-        "abc|d|",
-        "abc|d|",
-        "abc|d|e|",
-        "abc|d|ef|",
-        "abc|d|ef|",
-        "abc|d|ef|",
-    ]
+    wanted = ["a|", "ab|", "abc|", "abc|", "abc|d|", "abc|d|", "abc|d|e|", "abc|d|ef|", "abc|d|ef|", "abc|d|ef|"]
     assert ids == wanted[limit - 2]
 
 
