@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -43,7 +44,8 @@ class Validation:
         """Why the run should end early, or ""."""
         if not self.exhausted:
             return ""
-        return f"no validation loss below {self.lowest:.4f} in {self.since_lowest} evaluations"
+        below = f"below {self.lowest:.4f}" if self.lowest is not None else "that is a number"
+        return f"no validation loss {below} in {self.since_lowest} evaluations"
 
     def measure(self, stop: StopRequest) -> bool:
         """Set `loss`. True where a stop was asked for meanwhile: no loss then. Every rank calls this."""
@@ -67,7 +69,7 @@ class Validation:
 
     def _note(self, loss: float) -> None:
         self.loss = loss
-        if self.lowest is None or loss < self.lowest:  # NaN is lower than nothing
+        if math.isfinite(loss) and (self.lowest is None or loss < self.lowest):
             self.lowest, self.since_lowest = loss, 0
         else:
             self.since_lowest += 1
