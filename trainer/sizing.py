@@ -24,6 +24,7 @@ __all__ = [
     "flops_per_token",
     "gpu_named",
     "grad_accum_steps",
+    "hidden_matrices",
     "memory_estimate",
     "mfu",
     "num_parameters",
@@ -87,29 +88,35 @@ class TrainingPlan:
 
 
 def parameter_parts(model: ModelConfig) -> dict[str, int]:
-    """Parameters by part. The head is the token embedding and counts once."""
-    D, L, bias = model.d_model, model.n_layers, int(model.bias)
-    return {
+    """Parameters by part. A tied head is the token embedding and counts once; a head of its own is a part."""
+    D, L, bias, qkv_bias = model.d_model, model.n_layers, int(model.bias), int(model.bias and model.qkv_bias)
+    matrices = 3 if model.activation == "swiglu" else 2
+    parts = {
         "token_embedding": model.vocab_size * D,
         "position_embedding": model.max_seq_len * D,
-        "attention": L * (4 * D * D + bias * 4 * D),
-        "mlp": L * (8 * D * D + bias * 5 * D),
+        "attention": L * (4 * D * D + qkv_bias * 3 * D + bias * D),
+        "mlp": L * (matrices * D * model.d_ff + bias * (model.d_ff + D)),
         "norms": (2 * L + 1) * (1 + bias) * D,
     }
+    if model.arch == "modern":  # rotary positions and norms without weights
+        del parts["position_embedding"], parts["norms"]
+    return parts if model.tied_head else {**parts, "head": model.vocab_size * D}
 
 
 def num_parameters(model: ModelConfig) -> int:
-    """V·D + T·D + L·(12·D² + 13·D) + 2·D with biases."""
+    """Exactly; for a GPT-2 V·D + T·D + L·(12·D² + 13·D) + 2·D."""
     return sum(parameter_parts(model).values())
 
 
 def flops_per_token(model: ModelConfig) -> int:
     """Forward and backward of one token in a full row: 6·N + 12·L·T·D (Chowdhery et al. 2022, PaLM, appendix B).
 
-    N leaves out the position embedding, which multiplies nothing, and keeps the token embedding, which is the head.
+    N leaves out what multiplies nothing, the position embedding and the token embedding where it is not the head.
     As usual for MFU the causal half of attention is counted in full and nothing is added for recomputation.
     """
-    multiplied = num_parameters(model) - parameter_parts(model)["position_embedding"]
+    parts = parameter_parts(model)
+    looked_up = parts.get("position_embedding", 0) + (0 if model.tied_head else parts["token_embedding"])
+    multiplied = sum(parts.values()) - looked_up
     return 6 * multiplied + 12 * model.n_layers * model.max_seq_len * model.d_model
 
 
@@ -119,10 +126,18 @@ def mfu(tokens_per_second: float, model: ModelConfig, gpu_name: str, num_gpus: i
     return tokens_per_second * flops_per_token(model) / (peak * num_gpus) if peak else None
 
 
-def memory_estimate(model: ModelConfig, micro_batch_size: int, precision: Precision) -> MemoryEstimate:
-    """Bytes to train with fp32 weights and AdamW, half precision by autocast, every activation kept."""
+def memory_estimate(
+    model: ModelConfig,
+    micro_batch_size: int,
+    precision: Precision,
+    *,
+    optimizer: Literal["adamw", "muon"] = "adamw",
+    activation_checkpointing: bool = False,
+) -> MemoryEstimate:
+    """Bytes to train with fp32 weights, half precision by autocast, every activation kept unless it is recomputed."""
     parts = parameter_parts(model)
-    parameters, matrices = sum(parts.values()), parts["token_embedding"] + parts["attention"] + parts["mlp"]
+    parameters, hidden = sum(parts.values()), hidden_matrices(model)
+    matrices = hidden + parts.get("head", parts["token_embedding"])
     half = precision != "fp32"
     width = 2 if half else 4
     tokens = micro_batch_size * model.max_seq_len
@@ -130,19 +145,37 @@ def memory_estimate(model: ModelConfig, micro_batch_size: int, precision: Precis
     return MemoryEstimate(
         weights=4 * parameters,
         gradients=4 * parameters,
-        moments=8 * parameters,
+        moments=8 * parameters - (4 * hidden if optimizer == "muon" else 0),
         casts=2 * matrices if half else 0,
-        activations=tokens * _activation_bytes_per_token(model, width),
+        activations=tokens * _activation_bytes_per_token(model, width, activation_checkpointing),
         head=sliced * (width + 4) + (4 * model.vocab_size + width * tokens) * model.d_model,
     )
 
 
-def _activation_bytes_per_token(model: ModelConfig, width: int) -> int:
-    """Per block: two norm inputs in fp32; normed (2), q, k, v, attended (4) and MLP (4 + 4) in the compute dtype."""
-    block = 2 * 4 + (2 + 4 + 8) * width
+def hidden_matrices(model: ModelConfig) -> int:
+    """Parameters of the blocks' matrices, biases left out: what Muon keeps one number for, and AdamW two."""
+    matrices = 3 if model.activation == "swiglu" else 2
+    return model.n_layers * (4 * model.d_model**2 + matrices * model.d_model * model.d_ff)
+
+
+def _activation_bytes_per_token(model: ModelConfig, width: int, recomputed: bool) -> int:
+    block = _block_bytes_per_token(model, width)
+    last_norm = (4 + width) * model.d_model
+    if recomputed:  # each block's input, and everything of the one block that is at it
+        return model.n_layers * 4 * model.d_model + block + last_norm
+    return model.n_layers * block + last_norm
+
+
+def _block_bytes_per_token(model: ModelConfig, width: int) -> int:
+    """Two norm inputs in fp32; two normed, q, k, v and attended in the compute dtype; what the MLP keeps.
+
+    `modern` keeps queries and keys once more rotated in fp32 and once more normed.
+    """
+    D, inside = model.d_model, model.d_ff * width
     dropout_masks = 2 if model.dropout else 0
-    last_norm = 4 + width
-    return model.d_model * (model.n_layers * (block + dropout_masks) + last_norm)
+    mlp = {"gelu": 2, "relu2": 2, "swiglu": 4}[model.activation] * inside
+    rotated = 2 * (4 + 4) * D if model.arch == "modern" else 0
+    return D * (2 * 4 + 6 * width + dropout_masks) + mlp + rotated
 
 
 def tokens_per_step(config: RunConfig) -> int:
@@ -183,7 +216,13 @@ def training_plan(config: RunConfig, num_gpus: int = 1) -> TrainingPlan:
         grad_accum_steps=grad_accum_steps(config.train.global_batch_size, config.train.micro_batch_size, num_gpus),
         tokens_per_step=tokens_per_step(config),
         tokens=tokens_per_run(config),
-        memory=memory_estimate(config.model, config.train.micro_batch_size, precision),
+        memory=memory_estimate(
+            config.model,
+            config.train.micro_batch_size,
+            precision,
+            optimizer=config.optim.kind,
+            activation_checkpointing=config.train.activation_checkpointing,
+        ),
         flops=flops,
         assumed_mfu=ASSUMED_MFU,
         seconds_by_gpu={name: flops / (peak * num_gpus * ASSUMED_MFU) for name, peak in peaks.items() if peak},

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from trainer import sizing
-from trainer.config import ConfigError, ModelConfig, RunConfig
-from trainer.models import loss
-from trainer.models.model import GPT
+from trainer.config import ConfigError, ModelConfig, OptimConfig, RunConfig
+from trainer.config.model import PRESETS
+from trainer.loop.optim import make_optimizer
+from trainer.models import attention, loss
+from trainer.models.build import build_model
 from trainer.sizing import (
     GPUS,
     flops_per_token,
@@ -37,6 +39,16 @@ PUBLISHED = [
     (ModelConfig(preset="gpt2-xl"), 1_557_611_200),
     (ModelConfig(preset="gpt2", vocab_size=50304), 124_475_904),
     (ModelConfig(preset="gpt2", vocab_size=50304, bias=False), 124_373_760),
+    (ModelConfig(preset="gpt2-dropout"), 124_439_808),
+    (ModelConfig(preset="gpt-25m"), 25_764_608),
+    (ModelConfig(preset="gpt-125m-2k"), 125_161_728),
+    (ModelConfig(preset="gpt-164m-2k"), 163_759_104),
+    (ModelConfig(preset="gpt-164m-2k", max_seq_len=1024), 163_009_536),
+    (ModelConfig(preset="modern-124m"), 50257 * 768 + 12 * 12 * 768**2),
+    (ModelConfig(preset="modern-350m"), 50257 * 1024 + 24 * 12 * 1024**2),
+    (ModelConfig(preset="modern-774m"), 50257 * 1280 + 36 * 12 * 1280**2),
+    (ModelConfig(preset="modern-124m", tied_head=False), 2 * 50257 * 768 + 12 * 12 * 768**2),
+    (ModelConfig(preset="modern-124m", activation="swiglu"), 50257 * 768 + 12 * (4 * 768 + 3 * 2048) * 768),
     (ModelConfig(d_model=384, n_layers=6, n_heads=6, max_seq_len=256, vocab_size=65, bias=False), 10_745_088),
     (ModelConfig(d_model=128, n_layers=4, n_heads=4, max_seq_len=64, vocab_size=65, bias=False), 804_096),
 ]
@@ -45,16 +57,32 @@ PUBLISHED = [
 @pytest.mark.parametrize(("config", "parameters"), PUBLISHED)
 def test_parameters_are_the_published_ones_and_those_of_the_model(config: ModelConfig, parameters: int) -> None:
     with torch.device("meta"):
-        model = GPT(config)
+        model = build_model(config)
     assert num_parameters(config) == parameters
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_parts_are_those_of_the_model(bias: bool) -> None:
-    config = ModelConfig(d_model=48, n_layers=3, n_heads=4, max_seq_len=20, vocab_size=77, bias=bias)
+def test_every_preset_is_among_the_published_ones() -> None:
+    assert {config.preset for config, _ in PUBLISHED} - {"none"} == set(PRESETS)
+
+
+KINDS = [
+    {},
+    {"bias": False},
+    {"qkv_bias": False},
+    {"tied_head": False},
+    {"arch": "modern"},
+    {"arch": "modern", "tied_head": False},
+    {"arch": "modern", "activation": "swiglu"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_parts_are_those_of_the_model(kind: dict[str, object]) -> None:
+    shape = {"d_model": 48, "n_layers": 3, "n_heads": 4, "max_seq_len": 20, "vocab_size": 77}
+    config = ModelConfig.model_validate({**shape, **kind})
     counted = dict.fromkeys(parameter_parts(config), 0)
-    for name, parameter in GPT(config).named_parameters():
+    for name, parameter in build_model(config).named_parameters():
         part = "norms" if "norm" in name else next(part for part in counted if part in name)
         counted[part] += parameter.numel()
     assert counted == parameter_parts(config)
@@ -64,6 +92,12 @@ def test_flops_are_six_per_weight_plus_attention() -> None:
     assert flops_per_token(GPT2) == 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 1024 * 768
 
 
+def test_flops_do_not_depend_on_whether_the_head_is_tied() -> None:
+    modern = ModelConfig(preset="modern-124m")
+    assert flops_per_token(modern) == flops_per_token(modern.model_copy(update={"tied_head": False}))
+    assert flops_per_token(modern) == 6 * (50257 * 768 + 12 * 12 * 768**2) + 12 * 12 * 1024 * 768
+
+
 def test_mfu_is_speed_times_flops_over_the_peak() -> None:
     assert mfu(142_000, GPT2, "NVIDIA A100-SXM4-80GB") == pytest.approx(0.389, abs=0.001)
     assert mfu(284_000, GPT2, "NVIDIA A100-SXM4-80GB", num_gpus=2) == pytest.approx(0.389, abs=0.001)
@@ -71,10 +105,15 @@ def test_mfu_is_speed_times_flops_over_the_peak() -> None:
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_activations_are_what_autograd_keeps(half: bool) -> None:
-    config = ModelConfig(d_model=128, n_layers=4, n_heads=2, max_seq_len=128, vocab_size=300)
+@pytest.mark.parametrize("kind", [{}, {"arch": "modern"}, {"arch": "modern", "activation": "swiglu"}])
+def test_activations_are_what_autograd_keeps(
+    kind: dict[str, object], half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_FP32_UP_TO_KEYS", 0)  # as on a GPU
+    shape = {"d_model": 128, "n_layers": 4, "n_heads": 2, "max_seq_len": 128, "vocab_size": 300}
+    config = ModelConfig.model_validate({**shape, **kind})
     torch.manual_seed(0)
-    model = GPT(config)
+    model = build_model(config)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -82,7 +121,7 @@ def test_activations_are_what_autograd_keeps(half: bool) -> None:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids_BT = torch.randint(300, (2, 128))
+    ids_BT = torch.randint(300, (5, 128))  # no activation has as many numbers as a weight
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
@@ -94,7 +133,7 @@ def test_activations_are_what_autograd_keeps(half: bool) -> None:
         t for p, t in kept.items() if p not in weights and t.untyped_storage().size() // t.element_size() not in shapes
     ]
     measured = sum(tensor.untyped_storage().size() for tensor in activations)
-    estimate = memory_estimate(config, 2, "bf16" if half else "fp32")
+    estimate = memory_estimate(config, 5, "bf16" if half else "fp32")
     assert measured == pytest.approx(estimate.activations, rel=0.06)
 
 
@@ -103,6 +142,23 @@ def test_optimizer_state_is_four_numbers_per_parameter() -> None:
     assert estimate.weights + estimate.gradients + estimate.moments == 16 * 124_439_808
     assert estimate.casts == 0
     assert estimate.total > 16 * 124_439_808
+
+
+def test_muon_keeps_one_number_for_each_weight_of_a_matrix_as_the_optimizer_does() -> None:
+    config = ModelConfig(arch="modern", d_model=32, n_layers=2, n_heads=2, max_seq_len=16, vocab_size=53)
+    model = build_model(config)
+    optimizer = make_optimizer(model, OptimConfig(kind="muon"))
+    model(torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long)).loss_sum.backward()
+    optimizer.step()
+    kept = [t for state in optimizer.state.values() for name, t in state.items() if name != "step"]
+    estimate = memory_estimate(config, 1, "fp32", optimizer="muon")
+    assert estimate.moments == sum(4 * tensor.numel() for tensor in kept)
+
+
+def test_recomputing_keeps_one_block_and_the_inputs_of_the_others() -> None:
+    kept = memory_estimate(GPT2, 8, "bf16").activations
+    recomputed = memory_estimate(GPT2, 8, "bf16", activation_checkpointing=True).activations
+    assert recomputed < 0.25 * kept
 
 
 def test_half_precision_saves_activations_and_costs_copies() -> None:
