@@ -26,6 +26,8 @@ from tests.doubles.machines import Machine
 KEY = "rpa_DOUBLE0KEY"
 READ_ONLY_KEY = "rpa_DOUBLE0READONLY"
 NO_ACCOUNT_KEY = "rpa_DOUBLE0PODSONLY"
+POD_KEY = "rpa_DOUBLE0OF"
+"""And the pod's id: may look at this pod and delete it."""
 BASE = "/v2"
 DISK_USD_PER_GB_HOUR = 0.10 / 730
 PROBLEM = {"Content-Type": "application/problem+json"}
@@ -282,13 +284,16 @@ class RunpodDouble(Cloud):
         own = pod.body.get("env", {}).get("PUBLIC_KEY")
         account = self.account_keys if pod.body.get("startSsh") else []
         keys = account if pod.plan.knows_only_account_keys or own is None else [own]
-        environment = {"RUNPOD_POD_ID": pod_id, "RUNPOD_API_KEY": KEY}
+        environment = {"RUNPOD_POD_ID": pod_id, "RUNPOD_API_KEY": POD_KEY + pod_id, "RUNPOD_REST_URL": self.url}
         count = pod.plan.gpus or pod.body["gpu"].get("count", 1)
         return self.machines.start(keys, gpus=[pod.body["gpu"]["id"]] * count, environment=environment)
 
 
 def _unauthorized(asked: Asked, path: str) -> Reply | None:
     key = asked.headers.get("authorization", "").removeprefix("Bearer ")
+    if key.startswith(POD_KEY):
+        own = path == f"/pods/{key.removeprefix(POD_KEY)}"
+        return None if own else problem(403, "Forbidden", "access denied")
     if key not in (KEY, READ_ONLY_KEY, NO_ACCOUNT_KEY):
         return problem(401, "Unauthorized", "invalid bearer token")
     if (key == READ_ONLY_KEY and asked.method != "GET") or (key == NO_ACCOUNT_KEY and path.startswith("/account/")):

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import Ledger
 from launcher.cli import main
+from launcher.clock import SystemClock
 from launcher.errors import ExitCode
 from launcher.paths import state_paths
 from launcher.remote.ssh_include import UserConfig
@@ -57,6 +59,8 @@ def test_from_offers_to_down_at_runpod(runpod: RunpodDouble, tmp_path: Path, cap
     [row] = answer("ps")  # type: ignore[misc]
     assert (row["name"], row["provider"], row["gpus"]) == ("pod", "runpod", 2)
     assert row["price_per_hour"] == pytest.approx(2 * 2.69, abs=0.01)
+    with Ledger(state_paths().ledger, SystemClock()) as ledger:
+        assert ledger.instances()[0].deadline is not None, "the pod has an id and a key of its own to end itself with"
     plain = subprocess.run(["ssh", "-F", str(config.path), "gptops-pod", "nvidia-smi", "-L"], capture_output=True)
     assert plain.stdout.count(b"H100") == 2
     assert main(["down", "pod"]) == ExitCode.OK
