@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from launcher.errors import GptopsError, KeyRefused, MayHaveCreated, ProviderDown, ProviderError, RateLimited
-from launcher.providers.api_keys import where_to_get
+from launcher.providers.api_keys import where_to_allow, where_to_get
 
 MOST_WORDS = 300
 _WORDS_STAND_IN = ("msg", "message", "detail", "error", "title", "reason", "code", "suggestion")
@@ -107,8 +107,11 @@ class Answer:
 
 def key_refused(answer: Answer) -> KeyRefused:
     """The key is wrong, or may not do this."""
-    what = "does not let this API key do that" if answer.status == 403 else "does not take the API key"
-    return KeyRefused(f"`{answer.provider}` {what}", why=answer.summary, hint=where_to_get(answer.provider))
+    if answer.status == 403:
+        what, hint = "does not let this API key do that", where_to_allow(answer.provider)
+    else:
+        what, hint = "does not take the API key", where_to_get(answer.provider)
+    return KeyRefused(f"`{answer.provider}` {what}", why=answer.summary, hint=hint)
 
 
 def lost(provider: str, why: str, *, may_bill: bool) -> ProviderError:

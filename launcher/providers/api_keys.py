@@ -115,6 +115,13 @@ def where_to_get(provider: str) -> str:
     return f"export {source.variables[0]}=…   # get one at {source.page}; --provider local needs none"
 
 
+def where_to_allow(provider: str) -> str:
+    """The hint where a good key may not do what was asked."""
+    source = SOURCES.get(provider)
+    page = f" at {source.page}" if source else ""
+    return f"give the key the right to do it{page}; the provider's page in docs/ lists what gptops needs"
+
+
 def require_safe_address(base_url: str) -> str:
     """The address without a slash at its end. Raises UsageError for one that would show the key to others."""
     found = re.fullmatch(r"(https?)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^\s?#@]*)?", base_url)

@@ -111,7 +111,7 @@ class VastProvider:
             if refused.answer.status not in (400, 404, 405, 410):
                 raise
             rows = self._old_list()
-        found = [instance_of(row) for row in rows]
+        found = [instance_of(row) for row in rows if not _is_anothers(row, prefix)]
         return [instance for instance in found if instance.label.startswith(prefix)]
 
     def destroy(self, instance_id: str) -> None:
@@ -173,6 +173,12 @@ def _rows(fields: Mapping[str, Any]) -> list[Any]:
     if not isinstance(rows, list):
         raise ProviderDown("`vast` answered nonsense", why="the list of instances is no list", hint="try again")
     return rows
+
+
+def _is_anothers(row: Any, prefix: str) -> bool:
+    """Surely not asked for: what else stands in such a row need not be readable."""
+    label = row.get("label") if isinstance(row, dict) else None
+    return isinstance(label, str) and not label.strip().startswith(prefix)
 
 
 def _is_absent(refused: Refused) -> bool:

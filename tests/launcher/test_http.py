@@ -75,13 +75,20 @@ def test_an_empty_answer_to_a_delete_is_fine(vendor: Vendor) -> None:
     assert api(vendor).call("DELETE", "/x/", endpoint="x") is None
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_is_wrong_or_may_not_says_where_to_get_one(vendor: Vendor, status: int) -> None:
-    error = failure(vendor, Reply(status, {"success": False, "error": "auth_error", "msg": "Invalid user key"}))
+def test_a_wrong_key_is_told_where_to_get_a_right_one(vendor: Vendor) -> None:
+    error = failure(vendor, Reply(401, {"success": False, "error": "auth_error", "msg": "Invalid user key"}))
     assert isinstance(error, KeyRefused)
     assert "Invalid user key" in error.why
     assert "export VAST_API_KEY=" in error.hint
     assert "--provider local" in error.hint
+
+
+def test_a_key_that_may_not_is_told_where_to_allow_it(vendor: Vendor) -> None:
+    error = failure(vendor, Reply(403, {"success": False, "error": "not_authorized", "msg": "instance_write"}))
+    assert isinstance(error, KeyRefused)
+    assert "instance_write" in error.why
+    assert "give the key the right" in error.hint
+    assert "https://cloud.vast.ai/manage-keys/" in error.hint
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,13 @@ def test_a_list_that_cannot_be_trusted_never_passes_for_an_empty_one(desk: Desk,
     assert isinstance(refused(lambda: desk.provider.labelled("gptops:")), ProviderError)
 
 
+def test_a_strangers_odd_row_hides_nothing_of_ours(desk: Desk) -> None:
+    rows = [{"label": "theirs", "dph_total": "dear"}, {"id": 5, "label": LABEL}]
+    desk.vast.fail("GET", "/api/v1/instances/", Reply(200, {"instances": rows}), times=2)
+    assert [each.instance_id for each in desk.provider.labelled("gptops:")] == ["5"]
+    assert isinstance(refused(lambda: desk.provider.labelled("")), ProviderError)
+
+
 def test_a_list_that_goes_round_in_circles_ends(desk: Desk) -> None:
     desk.vast.fail("GET", "/api/v1/instances/", Reply(200, {"instances": [], "next_token": "again"}), times=99)
     assert "without an end" in refused(lambda: desk.provider.labelled("gptops:")).what
