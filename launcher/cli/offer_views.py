@@ -19,6 +19,9 @@ OFFER_COLUMNS = (
 )
 
 
+_TIGHT = "the job is estimated to take more memory than such a GPU has"
+
+
 def plan_words(plan: HostPlan, forecast: Forecast | None) -> list[str]:
     """What would be opened, and what it costs."""
     from launcher.hosts.planning import described
@@ -31,6 +34,8 @@ def plan_words(plan: HostPlan, forecast: Forecast | None) -> list[str]:
     ]
     if forecast is not None:
         words.append(f"this job there: about {hours(forecast.hours)}, ${forecast.total:.2f}")
+        if forecast.is_tight:
+            words.append(f"warning: {_TIGHT}; `train.micro_batch_size` makes it take less")
     return words
 
 
@@ -88,6 +93,9 @@ def show_offers(choice: Choice, *, everything: bool) -> None:
     unknown = sorted({each.offer.gpu_name for each in choice.fitting if each.forecast is None and each.offer.gpu_name})
     if unknown and any(each.forecast for each in choice.fitting):
         console.say(f"not known how fast, so no forecast and last: {', '.join(unknown)}")
+    tight = sorted({each.offer.gpu_name for each in choice.fitting if each.forecast and each.forecast.is_tight})
+    if tight:
+        console.say(f"{_TIGHT}, so not first: {', '.join(tight)}")
     if choice.left_out:
         console.say(f"left out {len(choice.left_out)}: {choice.words}" + ("" if everything else "; --all lists them"))
     if everything:
@@ -152,6 +160,7 @@ def _forecast_json(forecast: Forecast | None) -> dict[str, Any]:
     return {
         "predicted_hours": round(forecast.hours, 3),
         "predicted_usd": round(forecast.total, 4),
+        "memory_is_tight": forecast.is_tight,
         "predicted_gpu_usd": round(forecast.gpu_usd, 4),
         "predicted_disk_usd": round(forecast.disk_usd, 4),
         "predicted_bandwidth_usd": round(forecast.bandwidth_usd, 4),

@@ -149,7 +149,7 @@ def up(
     bid: Bid = None,
     offer: Annotated[str | None, typer.Option(help="This offer of `gptops offers`, and no other.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call it here.")] = None,
-    deadline: Annotated[float, typer.Option(min=0, help="Minutes in which one must be ready.")] = 30.0,
+    deadline: Annotated[float, typer.Option(min=1, help="Minutes in which one must be ready.")] = 30.0,
     tries: Annotated[int, typer.Option(min=1, help="Machines that may be tried.")] = 3,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Spend money without asking.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be opened, and stop.")] = False,

@@ -4,8 +4,8 @@
     cost  = hours × price, and the checkpoints' way home by the byte
 
 Pure arithmetic on trainer.sizing's numbers: an estimate for ranking, which leaves out the
-set-up, the upload, and what a pre-emption repeats. A GPU whose peak nobody knows gets no
-forecast and stands after those that have one.
+set-up, the upload, and what a pre-emption repeats. A GPU with too little memory for the job
+stands after those with enough, one whose peak nobody knows after all of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from launcher.providers.base import Offer
 from trainer.config import RunConfig
 from trainer.sizing import ASSUMED_MFU, peak_flops, training_plan
+
+CONTEXT_GIB = 1.0
+"""What CUDA itself takes of a GPU's memory, beside what trainer.sizing estimates."""
 
 
 class SortBy(str, enum.Enum):
@@ -39,6 +42,8 @@ class Workload:
     gpus: int
     home_bytes: int
     """All its checkpoints together."""
+    gpu_gib: float = 0.0
+    """Memory it is estimated to take on each GPU."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Forecast:
     gpu_usd: float
     disk_usd: float
     bandwidth_usd: float
+    is_tight: bool = False
+    """The GPU has less memory than the job is estimated to take. An estimate: the offer is not left out for it."""
 
     @property
     def total(self) -> float:
@@ -84,7 +91,8 @@ class Order:
         if self.by is SortBy.BANDWIDTH:
             return (-(offer.upload_mbps or 0.0), *tie)
         if self.by is SortBy.COST and self.work is not None:
-            return (math.inf if ranked.forecast is None else ranked.forecast.total, *tie)
+            found = ranked.forecast
+            return (math.inf, *tie) if found is None else (float(found.is_tight), found.total, *tie)
         return tie
 
 
@@ -95,7 +103,8 @@ def workload(config: RunConfig, gpus: int) -> Workload | None:
     plan = training_plan(config, gpus)
     # A checkpoint holds the fp32 weights and both moments; one every so many steps and one at the end come home.
     each = plan.memory.weights + plan.memory.moments
-    return Workload(plan.flops, gpus, each * math.ceil(plan.steps / config.checkpoint.every_steps))
+    checkpoints = math.ceil(plan.steps / config.checkpoint.every_steps)
+    return Workload(plan.flops, gpus, each * checkpoints, plan.memory.total / 2**30 + CONTEXT_GIB)
 
 
 def forecast(offer: Offer, work: Workload) -> Forecast | None:
@@ -107,5 +116,9 @@ def forecast(offer: Offer, work: Workload) -> Forecast | None:
     hours = work.flops / (gpus * peak * ASSUMED_MFU) / 3600
     gpu_price = max(0.0, offer.price_per_hour - offer.disk_per_hour)
     return Forecast(
-        hours, hours * gpu_price, hours * offer.disk_per_hour, work.home_bytes / 1e9 * offer.download_usd_per_gb
+        hours,
+        hours * gpu_price,
+        hours * offer.disk_per_hour,
+        work.home_bytes / 1e9 * offer.download_usd_per_gb,
+        is_tight=offer.gpu_ram_gib is not None and offer.gpu_ram_gib < work.gpu_gib,
     )

@@ -48,6 +48,15 @@ def test_gpus_beyond_what_the_job_uses_are_paid_and_do_nothing() -> None:
     assert found.hours == pytest.approx(24)
 
 
+def test_a_gpu_with_too_little_memory_for_the_job_stands_after_those_with_enough() -> None:
+    work = replace(WORK, gpu_gib=31.0)
+    small = replace(H100, offer_id="small", gpu_name="RTX 4090", price_per_hour=0.01, gpu_ram_gib=24.0)
+    large, silent = replace(H100, gpu_ram_gib=80.0), replace(H100, offer_id="silent", price_per_hour=18.0)
+    ranked = Order(work=work).ranked([small, silent, large])
+    assert [each.offer.offer_id for each in ranked] == ["h100", "silent", "small"]
+    assert [each.forecast.is_tight for each in ranked if each.forecast] == [False, False, True]
+
+
 def test_a_gpu_whose_peak_nobody_knows_has_no_forecast_and_stands_last() -> None:
     unknown = replace(H100, offer_id="new", gpu_name="Z9000", price_per_hour=0.01)
     assert forecast(unknown, WORK) is None
@@ -69,4 +78,5 @@ def test_the_work_of_a_job_is_its_tokens_times_the_flops_of_one_and_its_checkpoi
     assert work.flops == tokens_per_run(config) * flops_per_token(config.model)
     # fp32 weights and two moments, at steps 500 and 1000 and at the end
     assert work.home_bytes == 3 * 12 * num_parameters(config.model)
+    assert work.gpu_gib > 12 * num_parameters(config.model) / 2**30
     assert workload(config, 0) is None, "nobody lists the speed of CPUs"
