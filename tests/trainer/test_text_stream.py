@@ -69,7 +69,8 @@ def test_a_stream_is_the_text_that_is_written_at_once(writer: Writer) -> None:
 def test_a_stop_string_ends_both_ways_at_the_same_place(writer: Writer) -> None:
     whole = writer.write(["To be"])[0]
     stop = whole[6:8]
-    assert "".join(writer.stream("To be", stops=[stop])) == whole[: whole.index(stop)]
+    prompt_ids = writer.tokenizer.encode("To be")
+    assert "".join(writer.stream_after(prompt_ids, (), [stop])) == whole[: whole.index(stop)]
 
 
 def test_several_prompts_come_as_one_json_object_each(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
-"""`python -m trainer generate --chat`: a conversation as a transcript that the model continues.
+"""`python -m trainer generate --chat`: a conversation, written down as the model was taught it.
 
-Any model can do it, in the way it was trained: a base model continues the transcript, no more.
+A model that was fine-tuned answers; a base model continues the transcript, no more.
 """
 
 from __future__ import annotations
@@ -8,34 +8,43 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+from trainer.chats.encoding import encode_segments
+from trainer.chats.messages import Conversation, Message
+from trainer.chats.template import opening_of, stop_tokens, template_of
 from trainer.errors import ExitCode
 from trainer.models.writer import Writer
 
-YOU, MODEL = "User:", "Assistant:"
+_NEXT_TURN = ("\nUser:", "\nAssistant:")
+"""Where a model that never learnt to end its answer goes on with somebody else's."""
 
 
 def converse(writer: Writer, lines: TextIO) -> int:
     """Answer each line until the end of input. An empty line begins anew."""
-    transcript = ""
+    messages: tuple[Message, ...] = ()
     _prompt(lines)
     for line in lines:
         said = line.rstrip("\n")
-        transcript = transcript + f"{YOU} {said}\n{MODEL}" if said else ""
+        messages = (*messages, Message("user", said)) if said else ()
         if said:
-            transcript += _answer(writer, transcript) + "\n"
+            messages = (*messages, Message("assistant", _answer(writer, Conversation(messages))))
         _prompt(lines)
     sys.stdout.write("\n")
     return ExitCode.OK
 
 
-def _answer(writer: Writer, transcript: str) -> str:
-    pieces = []
-    for piece in writer.stream(transcript, stops=[f"\n{YOU}", f"\n{MODEL}"]):
-        pieces.append(piece)
-        sys.stdout.write(piece if len(pieces) > 1 else piece.lstrip())
+def _answer(writer: Writer, conversation: Conversation) -> str:
+    special_ids = writer.tokenizer.special_ids
+    kind = template_of(special_ids)
+    ids = encode_segments(opening_of(conversation, kind), writer.tokenizer).ids.tolist()
+    stop_ids = [special_ids[token] for token in stop_tokens(kind)]
+    answer = ""
+    for piece in writer.stream_after(ids, stop_ids, _NEXT_TURN if kind == "transcript" else ()):
+        shown = piece if answer else piece.lstrip()
+        answer += shown
+        sys.stdout.write(shown)
         sys.stdout.flush()
     sys.stdout.write("\n")
-    return "".join(pieces).rstrip("\n")
+    return answer
 
 
 def _prompt(lines: TextIO) -> None:

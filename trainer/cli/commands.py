@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from trainer.cli import all, config, evaluate, generate, prepare, tokenizer, train
+from trainer.cli import all, config, evaluate, generate, plot, prepare, show, tokenizer, train
 
 COMMANDS = (
     train,
     all,
     prepare,
     tokenizer,
+    show,
     evaluate,
     generate,
+    plot,
     config,
 )

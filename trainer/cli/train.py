@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainer.cli.options import Commands
     from trainer.loop.engine import Outcome
 
-_STAGE_HELP = {"pretrain": "train a GPT from scratch on text"}
+_STAGE_HELP = {"pretrain": "train a GPT from scratch on text", "sft": "teach a GPT to answer, on conversations"}
 
 
 def add(commands: Commands) -> None:

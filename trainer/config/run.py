@@ -6,24 +6,30 @@ The resolved form is stored in every checkpoint; on resume the two are compared.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import NonNegativeInt, model_validator
 
 from trainer.config.data import DataConfig, vocabulary_of
+from trainer.config.initial import our_config
 from trainer.config.keeping import CheckpointConfig, EvalConfig, LogConfig, SampleConfig
-from trainer.config.model import ModelConfig
+from trainer.config.model import ModelConfig, completed
 from trainer.config.overrides import apply_overrides
+from trainer.config.posttraining import SftConfig
+from trainer.config.presets import RunPreset, with_preset
 from trainer.config.strict import Model, validated
 from trainer.config.training import OptimConfig, ScheduleConfig, TrainConfig
 
-ACCEPTED_STAGES = ("pretrain",)
+ACCEPTED_STAGES = ("pretrain", "sft")
 """The stages this version can run."""
 
 
 class RunConfig(Model):
     """One training run."""
 
+    preset: RunPreset = "none"
+    """A whole recipe: model, batch, optimizer and schedule that suit each other. What is written beside it wins."""
     out_dir: str = "runs/local"
     """Folder of the run: checkpoints/, data/ and metrics.jsonl. The launcher sets it on a host."""
     seed: NonNegativeInt = 1337
@@ -32,6 +38,7 @@ class RunConfig(Model):
     """`auto` goes on from the newest whole checkpoint in out_dir if there is one."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    sft: SftConfig = SftConfig()
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -48,10 +55,14 @@ class RunConfig(Model):
     @model_validator(mode="before")
     @classmethod
     def _vocabulary_of_the_tokenizer(cls, config: Any) -> Any:
-        """Fills model.vocab_size from data.tokenizer; sections of a wrong shape are left to their own validators."""
+        """Fills data.tokenizer from a checkpoint that model.init_from names, and model.vocab_size from data.tokenizer.
+
+        Sections of a wrong shape are left to their own validators.
+        """
         if not isinstance(config, Mapping):
             return config
-        data, model = config.get("data", {}), config.get("model", {})
+        config = _with_tokenizer_of_init_from(with_preset(config))
+        data, model = config.get("data", {}), completed(config.get("model", {}))
         tokenizer = data.get("tokenizer", {}) if isinstance(data, Mapping) else None
         if isinstance(model, Mapping) and isinstance(tokenizer, Mapping) and "vocab_size" not in model:
             size = vocabulary_of(tokenizer)
@@ -81,6 +92,16 @@ class RunConfig(Model):
                 f"train.max_steps {self.train.max_steps}"
             )
         return self
+
+
+def _with_tokenizer_of_init_from(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Whoever goes on from a checkpoint of ours and names no tokenizer means the checkpoint's own."""
+    data, model = config.get("data", {}), config.get("model", {})
+    source = model.get("init_from") if isinstance(model, Mapping) else None
+    if not isinstance(data, Mapping) or "tokenizer" in data or not isinstance(source, str) or not source:
+        return config
+    ours = our_config(Path(source).expanduser())
+    return {**config, "data": {**data, "tokenizer": {"path": str(ours.parent / "tokenizer")}}} if ours else config
 
 
 def run_config(config: Any, *, source: str, at: str = "", overrides: Iterable[str] = ()) -> RunConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 
@@ -27,15 +27,17 @@ class Writer:
         self._model, self.tokenizer, self._sampling = model, tokenizer, sampling
         self._max_tokens, self._stops = max_tokens, tuple(stops)
 
-    def stream(self, prompt: str, *, stops: Sequence[str] = ()) -> Iterator[str]:
-        """The text piece by piece, as it is certain. `stops`: further ones for this time."""
+    def stream(self, prompt: str) -> Iterator[str]:
+        """The text piece by piece, as it is certain."""
+        return self.stream_after(self._ids(prompt), [self.tokenizer.eot_id])
+
+    def stream_after(
+        self, prompt_ids: Sequence[int], stop_ids: Collection[int], stops: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """The same after ids, which must not be empty. `stop_ids` and `stops` end it, for this time."""
         text = TextStream(self.tokenizer.decode, (*self._stops, *stops))
         ids = stream(
-            self._model,
-            self._ids(prompt),
-            max_tokens=self._max_tokens,
-            sampling=self._sampling,
-            stop_ids=[self.tokenizer.eot_id],
+            self._model, prompt_ids, max_tokens=self._max_tokens, sampling=self._sampling, stop_ids=stop_ids
         )
         for new_id in ids:
             if piece := text.push(new_id):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from trainer.config import RunConfig
@@ -9,10 +10,11 @@ from trainer.console import Console
 from trainer.loop.distributed import World
 from trainer.stages.base import Batch, LossOutput, Stage
 from trainer.stages.pretrain import open_pretrain
+from trainer.stages.sft import open_sft
 
 __all__ = ["Batch", "LossOutput", "Stage", "open_stage"]
 
-_STAGES = {"pretrain": open_pretrain}
+_STAGES: dict[str, Callable[[RunConfig, World, Console], Stage[Any]]] = {"pretrain": open_pretrain, "sft": open_sft}
 
 
 def open_stage(name: str, config: RunConfig, world: World, console: Console) -> Stage[Any]:
