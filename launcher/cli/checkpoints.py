@@ -63,12 +63,20 @@ def sync(
 
     with Ledger(state.ledger, clock) as ledger:
         row = pick_run(ledger, run)
-        seconds, max_hours = _job_settings(row) if watch else (0.0, None)
+        seconds, max_hours, max_usd = _job_settings(row) if watch else (0.0, None, None)
         policy = Policy(row.delete_remote if delete is None else delete, row.keep_remote)
         talk = Talk(console.progress, on_pulled, console.say)
         what = f"gptops sync {row.run_id}" + (" --watch" if watch else "")
         with watching(
-            row, ledger, state=state, clock=clock, talk=talk, what=what, policy=policy, max_hours=max_hours
+            row,
+            ledger,
+            state=state,
+            clock=clock,
+            talk=talk,
+            what=what,
+            policy=policy,
+            max_hours=max_hours,
+            max_usd=max_usd,
         ) as watched:
             connect = lambda: connection_to(row, ledger, state, clock)  # noqa: E731
             last = watch_until_home(watched, connect, interval or seconds) if watch else look_once(watched, connect)
@@ -118,8 +126,8 @@ def _as_json(row: RunRow, ledger: Ledger, last: Tick, pulled: list[Pulled]) -> d
     }
 
 
-def _job_settings(row: RunRow) -> tuple[float, float | None]:
-    """Seconds between two looks, and the hours the run may take: what the job says now, if it can still be read."""
+def _job_settings(row: RunRow) -> tuple[float, float | None, float | None]:
+    """Seconds between two looks, and the hours and dollars the run may take: what the job says now, if it can still be read."""
     from pathlib import Path
 
     from launcher.errors import GptopsError
@@ -131,5 +139,5 @@ def _job_settings(row: RunRow) -> tuple[float, float | None]:
         job = load_jobs(Path(row.project_root) / JOBS_FILE).job(row.job)
     except GptopsError as error:
         console.warn(f"looking every {SyncPolicy().every_seconds} s, without a budget: {error.what}")
-        return SyncPolicy().every_seconds, None
-    return job.sync.every_seconds, job.budget.max_hours
+        return SyncPolicy().every_seconds, None, None
+    return job.sync.every_seconds, job.budget.max_hours, job.budget.max_usd

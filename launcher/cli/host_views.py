@@ -69,7 +69,7 @@ def told(ended: Ended) -> str:
         return f"forgot {name}: it is yours, nobody bills it, and its folder `gptops/` stays as it is"
     if not ended.was_there:
         return f"closed {name}: there was nothing to end"
-    return f"ended {name}, and it is gone: {duration(ended.hours * 3600)}, ${ended.cost:.2f}"
+    return f"ended {name}, and it is gone: {duration(ended.hours * 3600)}, ${ended.spent.total:.2f}"
 
 
 def ended_json(ended: Ended) -> dict[str, Any]:
@@ -79,7 +79,10 @@ def ended_json(ended: Ended) -> dict[str, Any]:
         "provider": ended.row.provider,
         "was_there": ended.was_there,
         "hours": round(ended.hours, 4),
-        "cost_usd": round(ended.cost, 4),
+        "cost_usd": round(ended.spent.total, 4),
+        "gpu_usd": round(ended.spent.gpu, 4),
+        "disk_usd": round(ended.spent.disk, 4),
+        "bandwidth_usd": round(ended.spent.bandwidth, 4),
     }
 
 

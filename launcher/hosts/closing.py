@@ -3,20 +3,30 @@
     mark closing → destroy → ask until it is absent → forget pin and connection → mark closed
 
 Stopped at any point, the same call goes on from the label. Whether it *may* end
-is not asked here: that is last_look.py.
+is not asked here: that is last_look.py. A row is never closed without the proof.
 """
 
 from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from launcher.books.audit import audit
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunState
 from launcher.clock import Clock
 from launcher.crash import crashpoint
-from launcher.errors import Busy, GptopsError, LocalFault, ProviderError
+from launcher.errors import (
+    Busy,
+    GptopsError,
+    KeyRefused,
+    LocalFault,
+    ProviderDown,
+    ProviderError,
+    RateLimited,
+    StillOpen,
+)
 from launcher.lock import hold
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider
@@ -24,42 +34,109 @@ from launcher.providers.by_name import open_provider
 from launcher.remote.host import Host
 from launcher.remote.ssh import end_master
 
-PROOF_SECONDS = 120.0
-"""How long a provider may take to let go of a machine."""
+PROOF_SECONDS = 180.0
+"""How long a provider may take to let go of a machine, its limits of requests included."""
 POLL_SECONDS = 2.0
+ASK_AGAIN_SECONDS = 30.0
+"""A machine that is still there after that may not have heard."""
+SETTLE_SECONDS = 15.0
+"""A request to create that was on its way when gptops was killed arrives within that, or not at all."""
 
 
 def end_instance(row: InstanceRow, provider: Provider, ledger: Ledger, state: StatePaths, clock: Clock) -> InstanceRow:
-    """Destroy whatever bears the row's label, prove it gone, and close the row. Already gone is success."""
+    """Destroy whatever bears the row's label, prove it gone, and close the row. Already gone is success.
+
+    Raises StillOpen, or KeyRefused, naming the id, the price and the provider's own page, where that failed.
+    """
     ledger.mark_instance(row.label, InstanceState.CLOSING)
     crashpoint("down:closing")
-    ids = {instance.instance_id for instance in provider.labelled(row.label)} | ({row.instance_id} - {None})
-    for instance_id in sorted(filter(None, ids)):
-        audit(state.audit_log, clock, "destroy", name=row.name, provider=row.provider, instance_id=instance_id)
-        provider.destroy(instance_id)
-    crashpoint("down:destroyed")
-    _prove_absence(row, provider, sorted(filter(None, ids)), clock)
+    audit(state.audit_log, clock, "ending", name=row.name, provider=row.provider, instance_id=row.instance_id)
+    with telling_what_bills(row, provider):
+        _let_it_settle(row, provider, clock)
+        ids = make_absent(provider, row.label, row.instance_id, clock)
     _forget(row, state)
     crashpoint("down:forgotten")
     for run in ledger.runs(instance_label=row.label):
         if run.state is not RunState.ENDED:
             ledger.mark_run(run.run_id, RunState.ENDED)
-    closed = ledger.mark_instance(row.label, InstanceState.CLOSED)
+    seen = max(ids, default=None)
+    closed = ledger.mark_instance(
+        row.label, InstanceState.CLOSED, instance_id=row.instance_id or seen, closed_at=_end_of(row, clock, bool(ids))
+    )
     audit(state.audit_log, clock, "closed", name=row.name, provider=row.provider, label=row.label)
     return closed
 
 
-def _prove_absence(row: InstanceRow, provider: Provider, ids: list[str], clock: Clock) -> None:
+def _end_of(row: InstanceRow, clock: Clock, was_there: bool) -> float:
+    """A machine that was found gone after its own deadline has ended by then: the last moment it can have billed."""
+    now = clock.now()
+    return min(now, row.deadline) if row.deadline is not None and not was_there else now
+
+
+def _let_it_settle(row: InstanceRow, provider: Provider, clock: Clock) -> None:
+    """Wait until what was asked for a moment ago is there to be found. What nobody bills is there at once."""
+    left = row.created_at + SETTLE_SECONDS - clock.now()
+    if row.instance_id is None and row.price_per_hour > 0 and left > 0 and not provider.labelled(row.label):
+        clock.sleep(min(left, SETTLE_SECONDS))
+
+
+def make_absent(provider: Provider, label: str, instance_id: str | None, clock: Clock) -> set[str]:
+    """Destroy what bears the label or the id, until neither the list nor a look shows it. The ids that were there.
+
+    Raises StillOpen where it is still there, or cannot be asked for, when the time is up; KeyRefused at once.
+    """
     deadline = clock.monotonic() + PROOF_SECONDS
-    while left := [instance_id for instance_id in ids if provider.get(instance_id) is not None]:
+    told: dict[str, float] = {}
+    while True:
+        try:
+            there = _existing(provider, label, instance_id)
+            if not there:
+                return set(told)
+            why = f"`{provider.name}` still lists {', '.join(sorted(there))}"
+            for each in sorted(there):
+                if clock.monotonic() - told.get(each, float("-inf")) >= ASK_AGAIN_SECONDS:
+                    told[each] = clock.monotonic()
+                    provider.destroy(each)
+            crashpoint("down:destroyed")
+        except (RateLimited, ProviderDown) as error:
+            why = f"{error.what}: {error.why}"
         if clock.monotonic() >= deadline:
-            bills = f" and bill ${row.price_per_hour:.2f} an hour" if row.price_per_hour else ""
-            raise ProviderError(
-                f"`{row.name}` may still exist{bills}",
-                why=f"`{row.provider}` still lists {', '.join(left)} {PROOF_SECONDS:.0f} s after it was told to end it",
-                hint=f"gptops down {row.name} --discard",
-            )
+            raise StillOpen("it was told to end and is not proven gone", why=f"{why} after {PROOF_SECONDS:.0f} s")
         clock.sleep(POLL_SECONDS)
+
+
+def _existing(provider: Provider, label: str, instance_id: str | None) -> set[str]:
+    """By its label and by its id: a list may be behind, and a look at one may be blind for a while."""
+    listed = {instance.instance_id for instance in provider.labelled(label) if instance.label == label}
+    if instance_id is not None and instance_id not in listed and provider.get(instance_id) is not None:
+        listed.add(instance_id)
+    return listed
+
+
+@contextmanager
+def telling_what_bills(row: InstanceRow, provider: Provider) -> Iterator[None]:
+    """Whatever the provider refuses inside the block: say what may go on billing, how much, and how to end it."""
+    try:
+        yield
+    except (ProviderError, KeyRefused) as error:
+        what, by_hand = bills_on(row.name, row.price_per_hour), by_hand_at(provider, row.instance_id)
+        told = f"{error.what}{f': {error.why}' if error.why else ''}"
+        known = f"; its id at `{row.provider}` is {row.instance_id}" if row.instance_id else ""
+        if isinstance(error, KeyRefused):
+            raise KeyRefused(what, why=f"{told}{known}", hint=f"{error.hint}{by_hand}") from error
+        raise StillOpen(what, why=f"{told}{known}", hint=f"gptops down {row.name} --discard{by_hand}") from error
+
+
+def bills_on(name: str, price_per_hour: float) -> str:
+    """That a machine may not have ended, and what that costs."""
+    bills = f" and bill ${price_per_hour:.2f} an hour" if price_per_hour else ""
+    return f"`{name}` may still exist{bills}"
+
+
+def by_hand_at(provider: Provider, instance_id: str | None) -> str:
+    """Where a person can end it, to be put behind a command."""
+    page = provider.console_url(instance_id or "")
+    return f"; or by hand: {page}" if page else ""
 
 
 def _forget(row: InstanceRow, state: StatePaths) -> None:
@@ -90,5 +167,5 @@ def finish_leftovers(ledger: Ledger, state: StatePaths, clock: Clock, say: Calla
 def _finish(row: InstanceRow, ledger: Ledger, state: StatePaths, clock: Clock, say: Callable[[str], None]) -> None:
     now = ledger.instance(row.label)
     if now.state in (InstanceState.INTENDED, InstanceState.CLOSING):
-        end_instance(now, open_provider(now.provider, state), ledger, state, clock)
+        end_instance(now, open_provider(now.provider, state, clock=clock), ledger, state, clock)
         say(f"ended `{now.name}`, which an interrupted gptops had left {row.state.value}")

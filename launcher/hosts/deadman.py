@@ -150,12 +150,7 @@ class Armer:
         switch = arm(transport, plan)
         audit(self.state.audit_log, self.clock, "armed", name=row.name, seconds=plan.final_seconds)
         self._tell(row, plan, switch)
-        return self.note(row.label, switch)
-
-    def note(self, label: str, switch: Switch) -> InstanceRow:
-        """Keep the deadline that the switch tells, for `gptops ps`. None where it cannot end the bill."""
-        ends = switch.can_end and switch.watching and switch.final_left_seconds is not None
-        return self.ledger.set_deadline(label, self.clock.now() + (switch.final_left_seconds or 0) if ends else None)
+        return note_deadline(self.ledger, self.clock, row.label, switch)
 
     def _tell(self, row: InstanceRow, plan: SwitchPlan, switch: Switch) -> None:
         idle = f", or when nothing runs and nobody comes for {plan.idle_seconds // 60} min" if plan.idle_seconds else ""
@@ -168,6 +163,12 @@ class Armer:
                 f"warning: `{row.name}` cannot end its own bill: it {reason}. It stops its runs {at_most}; "
                 f"the bill of ${row.price_per_hour:.2f}/h ends with `gptops down {row.name}` alone"
             )
+
+
+def note_deadline(ledger: Ledger, clock: Clock, label: str, switch: Switch) -> InstanceRow:
+    """Keep the deadline that the switch tells, for `gptops ps`. None where it cannot end the bill."""
+    ends = switch.can_end and switch.watching and switch.final_left_seconds is not None
+    return ledger.set_deadline(label, clock.now() + (switch.final_left_seconds or 0) if ends else None)
 
 
 def _api_url(off_switch: OffSwitch) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow
+from launcher.books.spending import Spent, spent
 from launcher.clock import Clock
 from launcher.errors import Unreachable
-from launcher.hosts.closing import end_instance
+from launcher.hosts.closing import end_instance, telling_what_bills
 from launcher.hosts.last_look import require_nothing_lost, stop_all
+from launcher.hosts.metering import note_price
 from launcher.lock import hold
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider, Status
@@ -25,16 +27,13 @@ class Ended:
     row: InstanceRow
     was_there: bool
     """False where it had been ended elsewhere, or had never come to be."""
+    spent: Spent
+    """US dollars, as far as we know prices and bytes."""
 
     @property
     def hours(self) -> float:
         assert self.row.closed_at is not None
         return max(0.0, self.row.closed_at - self.row.created_at) / 3600
-
-    @property
-    def cost(self) -> float:
-        """US dollars, as far as we know the price."""
-        return self.hours * self.row.price_per_hour
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,23 @@ class Downer:
             hold(self.state.start_lock(row.name), what, self.clock),
         ):
             row = self.ledger.instance(row.label)
-            provider = open_provider(row.provider, self.state)
-            there = bool(provider.labelled(row.label))
+            provider = open_provider(row.provider, self.state, clock=self.clock)
+            there = self._is_there(row, provider)
             if there and row.state is InstanceState.OPEN and not self.discard:
                 self._save(row, provider)
             if not there and row.state is InstanceState.OPEN:
                 self.talk.notice(f"`{row.name}` was gone already: `{row.provider}` knows nothing of it")
-            return Ended(end_instance(row, provider, self.ledger, self.state, self.clock), there)
+            closed = end_instance(row, provider, self.ledger, self.state, self.clock)
+            return Ended(closed, there, spent(self.ledger, closed.label, self.clock.now()))
+
+    def _is_there(self, row: InstanceRow, provider: Provider) -> bool:
+        """By its label, or where a person has changed that, by its id."""
+        with telling_what_bills(row, provider):
+            found = provider.labelled(row.label)
+            by_id = None if found or row.instance_id is None else provider.get(row.instance_id)
+        for instance in [*found, *([by_id] if by_id else [])]:
+            note_price(row, instance, self.ledger)
+        return bool(found or by_id)
 
     def _save(self, row: InstanceRow, provider: Provider) -> None:
         if not self.ledger.runs(instance_label=row.label):
@@ -80,15 +89,17 @@ class Downer:
 
     def _transport(self, row: InstanceRow, provider: Provider) -> SshTransport:
         assert row.instance_id is not None
-        instance = provider.get(row.instance_id)
-        if instance is None or instance.status in (Status.STOPPED, Status.FAILED):
+        with telling_what_bills(row, provider):
+            instance = provider.get(row.instance_id)
+        if instance is None or instance.status in (Status.STOPPED, Status.PREEMPTED, Status.FAILED):
             raise self._unknown(row, f"`{row.provider}` says: {instance.status.value if instance else 'gone'}")
         return SshTransport(host_of(row, instance, self.state), self.clock, control_sockets=self.state.control_sockets)
 
     def _unknown(self, row: InstanceRow, why: str) -> Unreachable:
+        bills = f"; meanwhile it bills ${row.price_per_hour:.2f} an hour" if row.price_per_hour else ""
         return Unreachable(
             f"`{row.name}` was not ended: what lies there alone cannot be known",
-            why=why,
+            why=f"{why}{bills}",
             hint=f"try again, or end it with everything on it: gptops down {row.name} --discard",
         )
 

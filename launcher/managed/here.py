@@ -112,7 +112,7 @@ class Here:
         """Arm the dead-man's switch of a machine that bills."""
         off_switch = open_provider(row.provider, self.state).off_switch
         armer = Armer(self.ledger, self.state, self.clock, self.talk.notice)
-        armer.arm(row, off_switch, transport, hours=hours)
+        armer.arm(row, off_switch, transport, hours=hours, idle_minutes=job.budget.idle_minutes)
 
     def notify(self, news: News) -> None:
         """Tell whom the news' job names."""

@@ -122,7 +122,7 @@ class Outside:
     def limits(self, errand: Errand) -> Limits:
         """What the job at work may cost."""
         budget = self.job(errand).budget
-        return Limits(max_usd=budget.max_usd, max_hours=budget.max_hours)
+        return Limits(budget.max_usd, budget.max_hours, budget.max_usd_per_hour)
 
     def runs_at_home(self, errand: Errand) -> list[LocalRun]:
         """Where checkpoints of the job at work may lie, oldest run first."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.books.audit import audit
+from launcher.books.budget import Limits, hours_left
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
 from launcher.checkpoints.pull import Progress
 from launcher.checkpoints.restore import restore
@@ -23,6 +24,7 @@ from launcher.clock import Clock
 from launcher.commands import runs as commands
 from launcher.crash import crashpoint
 from launcher.errors import HostUnfit, LocalFault, NotFound, NotVerified, Unreachable
+from launcher.hosts.deadman import limit_run
 from launcher.hosts.setup import run_setup
 from launcher.lock import hold
 from launcher.paths import RemoteRun, StatePaths
@@ -53,7 +55,7 @@ class Means:
 
 def launch(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
     """Bring everything to the host and start the run. When this returns, the run goes on whatever happens here."""
-    _upload(plan, means)
+    means.ledger.record_transfer(host.label, "up", _upload(plan, means))
     crashpoint("train:uploaded")
     if plan.skip_setup:
         _say_what_is_there(plan, means)
@@ -63,11 +65,12 @@ def launch(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
     return start_run(plan, host, means)
 
 
-def _upload(plan: LaunchPlan, means: Means) -> None:
+def _upload(plan: LaunchPlan, means: Means) -> int:
     name = means.transport.host.name
     with means.progress(f"uploading to {name}", plan.code.total_bytes) as update:
         done = upload(means.transport, plan.project, plan.code, means.clock, update)
     means.say(f"uploaded {done.files:,} files ({size_text(done.bytes)}, {done.seconds:.1f} s) to `{name}`")
+    return done.bytes
 
 
 def _say_what_is_there(plan: LaunchPlan, means: Means) -> None:
@@ -88,6 +91,7 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
         try:
             _prepare(plan, means)
             _restore(plan, means)
+            _limit(plan, host, means)
         except (HostUnfit, NotVerified):
             resolve(row, RunStatus(Phase.ABSENT), means.transport, means.ledger)
             raise
@@ -197,6 +201,15 @@ def _restore(plan: LaunchPlan, means: Means) -> None:
     """Give the run what it goes on from, while nobody can find it yet."""
     if plan.resume_from is not None:
         restore(means.transport, plan.resume_from, plan.remote.preparing, means.progress, means.clock)
+
+
+def _limit(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
+    """The job's limits, kept by the host itself: this computer may be asleep when they are reached."""
+    budget = plan.job.budget
+    hours = hours_left(Limits(budget.max_usd, budget.max_hours), 0.0, 0.0, host.price_per_hour)
+    if hours is not None:
+        limit_run(means.transport, plan.remote, hours)
+        means.say(f"`{host.name}` stops the run itself after {hours:.1f} h, with time to save")
 
 
 def _start(run: RemoteRun, means: Means) -> RunStatus:

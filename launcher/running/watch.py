@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.books.budget import Limits, reached
 from launcher.books.ledger import InstanceState, Ledger, RunRow, RunState
+from launcher.books.spending import Spent, spent_by_run
 from launcher.checkpoints.pull import Progress, Pulled, Puller
 from launcher.checkpoints.remote_checkpoints import Listing
 from launcher.checkpoints.sync import Policy, Problem, Sync, SyncPass, sync_once
 from launcher.clock import Clock
 from launcher.errors import GptopsError, NotFound, NotVerified, Unreachable
+from launcher.hosts.deadman import note_deadline, renew
+from launcher.hosts.metering import note_price
 from launcher.lock import hold
 from launcher.paths import LocalRun, RemoteRun, StatePaths
 from launcher.providers.base import Status
@@ -56,6 +60,8 @@ class Watched:
     lock: int
     max_hours: float | None = None
     """budget.max_hours of the job: after that the run is stopped, with time to save."""
+    max_usd: float | None = None
+    """budget.max_usd of the job, by what its machine has cost while the run went on."""
     may_go_on: bool = False
     """Somebody may start the run again where it ended: then the newest checkpoints stay there."""
 
@@ -74,7 +80,8 @@ class Tick:
 
     status: RunStatus
     synced: SyncPass
-    over_budget: bool = False
+    over_budget: str = ""
+    """Which limit made this look stop the run, in words."""
 
     @property
     def is_home(self) -> bool:
@@ -93,12 +100,13 @@ def watching(
     what: str,
     policy: Policy | None = None,
     max_hours: float | None = None,
+    max_usd: float | None = None,
     may_go_on: bool = False,
 ) -> Iterator[Watched]:
     """The only one that works on this run, for the time of the block. Raises Busy naming the other."""
     with hold(state.locks / f"{run.run_id}.lock", what, clock) as lock:
         policy = policy or Policy(run.delete_remote, run.keep_remote)
-        yield Watched(run, ledger, policy, clock, talk, lock, max_hours, may_go_on)
+        yield Watched(run, ledger, policy, clock, talk, lock, max_hours, max_usd, may_go_on)
 
 
 def connection_to(run: RunRow, ledger: Ledger, state: StatePaths, clock: Clock) -> Transport:
@@ -107,6 +115,7 @@ def connection_to(run: RunRow, ledger: Ledger, state: StatePaths, clock: Clock) 
     if row.state in (InstanceState.CLOSED, InstanceState.CLOSING):
         raise NotFound(f"`{row.name}` was closed", why="`gptops down` ended it", hint="gptops ps")
     instance = instance_of(row, state)
+    note_price(row, instance, ledger)
     if instance.status in (Status.STOPPED, Status.FAILED):
         why = f"`{row.provider}` says: {instance.detail or instance.status.value}"
         raise NotFound(
@@ -131,14 +140,15 @@ def bring_home(
     puller = Puller(
         transport, watched.remote.checkpoints, watched.local, watched.clock, watched.talk.progress, watched.lock
     )
-    sync = Sync(watched.run.run_id, puller, watched.ledger, watched.policy, watched.talk.on_pulled)
+    sync = Sync(watched.run.run_id, puller, watched.ledger, watched.policy, lambda pulled: _came(watched, pulled))
     # A run that is lost may be started again where it was: only an end that is written down frees the newest ones.
     has_ended = status.phase is Phase.ENDED and not watched.may_go_on
     synced = sync_once(
-        sync, has_ended=has_ended, known_bad=known_bad, when_listed=lambda: _measured(watched, transport)
+        sync, has_ended=has_ended, known_bad=known_bad, when_listed=lambda: _measured(watched, transport, status)
     )
     if status.phase is Phase.ENDED:
         watched.ledger.mark_run(watched.run.run_id, RunState.ENDED, exit_code=status.exit_code)
+    _visit(watched, transport, synced)
     return synced
 
 
@@ -160,9 +170,10 @@ def watch_until_home(watched: Watched, connect: Callable[[], Transport], every_s
     return _Watching(watched, connect).until_the_end(every_seconds)
 
 
-def _measured(watched: Watched, transport: Transport) -> None:
+def _measured(watched: Watched, transport: Transport, status: RunStatus) -> None:
     """Every step up to a checkpoint was measured before it was saved: so its metrics are at home before it is."""
-    pull_metrics(transport, watched.remote, watched.local)
+    if status.phase is not Phase.ABSENT:
+        pull_metrics(transport, watched.remote, watched.local)
 
 
 @dataclass
@@ -210,7 +221,7 @@ class _Watching:
         for problem in last.synced.problems:
             self._remember(problem)
         if last.over_budget:
-            self._tell(f"stopped the run: it has used its {self.watched.max_hours:g} hours")
+            self._tell(f"stopped the run: {last.over_budget}")
         return last
 
     def _is_the_end(self, last: Tick) -> bool:
@@ -262,11 +273,33 @@ class _Watching:
             self.watched.talk.notice(text)
 
 
-def _enforce_budget(watched: Watched, transport: Transport, status: RunStatus) -> bool:
-    """Stop a living run whose hours are used up. What it saves then comes home with the next look."""
-    if watched.max_hours is None or not status.alive:
-        return False
-    if watched.clock.now() - watched.run.created_at < watched.max_hours * 3600:
-        return False
-    stop_run(transport, watched.remote)
-    return True
+def _came(watched: Watched, pulled: Pulled) -> None:
+    """Markets sell these bytes."""
+    watched.ledger.record_transfer(watched.run.instance_label, "down", pulled.bytes)
+    watched.talk.on_pulled(pulled)
+
+
+def _enforce_budget(watched: Watched, transport: Transport, status: RunStatus) -> str:
+    """Stop a living run that has used up its limits; which one. What it saves then comes home with the next look."""
+    limits = Limits(max_usd=watched.max_usd, max_hours=watched.max_hours)
+    if limits == Limits() or not status.alive:
+        return ""
+    now, cost = watched.clock.now(), Spent()
+    if watched.max_usd is not None:
+        cost = spent_by_run(watched.ledger, watched.run.instance_label, now).get(watched.run.run_id, cost)
+    used_up = reached(limits, cost.total, (now - watched.run.created_at) / 3600)
+    if used_up:
+        stop_run(transport, watched.remote)
+    return used_up
+
+
+def _visit(watched: Watched, transport: Transport, synced: SyncPass) -> None:
+    """Tell the machine's dead-man's switch that somebody came, and what is safe at home."""
+    at_home = {
+        checkpoint.name: checkpoint.manifest_sha256
+        for checkpoint in synced.listing.whole
+        if checkpoint.step not in {*synced.missing, *synced.pruned}
+    }
+    switch = renew(transport, watched.remote, at_home)
+    if switch is not None:
+        note_deadline(watched.ledger, watched.clock, watched.run.instance_label, switch)

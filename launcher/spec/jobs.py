@@ -24,6 +24,7 @@ from pydantic import (
 
 from launcher.errors import JobsError
 from launcher.spec.defaults import DEFAULT_DISK_GIB, DEFAULT_IMAGE, DEFAULT_MIN_RELIABILITY
+from launcher.spec.notify import NotifySpec
 from trainer.config import ACCEPTED_STAGES, Model, Strings
 
 Stage = Literal["pretrain", "sft", "dpo", "orpo", "ppo", "grpo", "rgpo"]
@@ -121,12 +122,16 @@ class SyncPolicy(Model):
 
 
 class Budget(Model):
-    """Limits of one run in all."""
+    """Limits of one job: what it may cost, and when a machine is nobody's any more."""
 
     max_hours: PositiveFloat | None = None
-    """Hours from the run's start; then it is stopped, with time to save, by `gptops sync --watch`, while that runs."""
+    """Hours from the run's start; then it is stopped, with time to save, by its own host."""
     max_usd: PositiveFloat | None = None
-    """US dollars for the run. This version opens only machines that nobody bills, so nothing enforces it yet."""
+    """US dollars in all, disk and bandwidth included. Asked before renting, at each look, and kept by the machine."""
+    max_usd_per_hour: PositiveFloat | None = None
+    """US dollars an hour for all machines that gptops has open at the provider, forgotten ones included."""
+    idle_minutes: NonNegativeInt = 30
+    """A rented machine ends itself when nothing ran on it and nobody came for so long; 0: not before its deadline."""
 
 
 class SetupSpec(Model):
@@ -192,6 +197,10 @@ class JobSpec(Model):
     """When it has cost enough."""
     on_finish: Literal["destroy", "keep"] = "destroy"
     """What `gptops run` does with the machine when everything is home."""
+    max_restarts: NonNegativeInt = 3
+    """How often `gptops run` starts a crashed training again. The same failure twice at one step ends it earlier."""
+    notify: NotifySpec = NotifySpec()
+    """Who is told by `gptops run`."""
     setup: SetupSpec = SetupSpec()
     """What the host needs besides the trainer."""
 

@@ -154,5 +154,5 @@ def test_the_ledger_forgets_a_deadline_that_nothing_keeps(box: SshHost, fake_clo
         )
         ledger.set_deadline(row.label, 5.0)
         dead = deadman.Switch("armed", "", watching=False, can_end=True, final_left_seconds=60)
-        assert Armer(ledger, box.state, SystemClock(), print).note(row.label, dead).deadline is None
+        assert deadman.note_deadline(ledger, SystemClock(), row.label, dead).deadline is None
         assert ledger.instance(row.label).state is InstanceState.INTENDED
