@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,7 +51,7 @@ class Answer:
     """Names in lower case."""
     received_at: float
 
-    @property
+    @cached_property  # a market's answer is megabytes
     def content(self) -> Any:
         """The parsed JSON; None for an empty 204. Raises ValueError where it is no JSON."""
         if self.status == 204 and not self.text.strip():
@@ -140,8 +141,10 @@ def _is_html(answer: Answer) -> bool:
 def _is_rate_limit(answer: Answer) -> bool:
     if answer.status == 429:
         return True
+    if not 400 <= answer.status < 500:
+        return False
     named = answer.fields.get("error") in ("rate_limit_exceeded", _QUOTA)
-    return 400 <= answer.status < 500 and (named or bool(_RATE_WORDS.search(answer.words)))
+    return named or bool(_RATE_WORDS.search(answer.words))
 
 
 def _rate_limited(answer: Answer) -> RateLimited:
