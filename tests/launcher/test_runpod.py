@@ -405,6 +405,7 @@ def test_what_may_be_asked_again_is_until_it_works(cloud: RunpodDouble, fake_clo
     provider = Retrying(open_runpod(fake_clock), fake_clock)
     instance = provider.create(provider.offers(EIGHT)[0], request_for())
     cloud.fail("DELETE", "/pods", problem(429, "Too Many Requests", "minute", {"Retry-After": "12"}), times=2)
+    cloud.fail("DELETE", "/pods", DROPPED, when="after")
     cloud.fail("GET", "/pods", Reply(503, "<html>"))
     provider.destroy(instance.instance_id)
     assert provider.get(instance.instance_id) is None

@@ -59,10 +59,15 @@ def test_plain_ssh_and_rsync_reach_an_open_host_by_its_pinned_key(
     assert (tmp_path / "brought").read_text() == "by rsync"
 
 
-def test_a_host_is_there_from_up_to_down(config: UserConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_host_is_there_from_up_to_down(
+    config: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     require_programs()
+    # A set-up of the user's own is left to `train`: nothing is installed here.
+    (tmp_path / "jobs.yaml").write_text("jobs: {box: {stage: pretrain, setup: {shell: ['true']}}}")
+    monkeypatch.chdir(tmp_path)
     assert main(["ssh-config", "--install", "--file", str(config.path)]) == ExitCode.OK
-    assert main(["up", "--provider", "local", "--name", "here"]) == ExitCode.OK
+    assert main(["up", "--job", "box", "--name", "here"]) == ExitCode.OK
     try:
         capsys.readouterr()
         assert main(["ssh-config", "--file", str(config.path), "--json"]) == ExitCode.OK
