@@ -20,6 +20,7 @@ from trainer.errors import CheckpointError
 from trainer.quoting import pasteable, shown
 
 _FREE = (
+    "preset",
     "out_dir",
     "resume",
     # The stage compares what the tokens are, which says more than where they lie.
