@@ -63,13 +63,16 @@ def restore(
 ) -> Restored:
     """Bring `checkpoint` and the metrics up to its step into the run's folder `remote_root`.
 
-    Raises NotVerified where it is damaged, here or after the transfer; HostUnfit where the host cannot take it.
+    Raises NotVerified where it is damaged here, HostUnfit where the host cannot take it or damages it twice.
     """
     whole = _read_here(checkpoint)
     arriving = remote_root / "checkpoints" / ".incoming" / checkpoint.name
-    _push(transport, checkpoint, whole, arriving, progress, clock)
-    crashpoint("restore:pushed")
-    _require_whole(transport, arriving)
+    for is_last in (False, True):
+        _push(transport, checkpoint, whole, arriving, progress, clock)
+        crashpoint("restore:pushed")
+        if _arrived_whole(transport, arriving, is_last=is_last):
+            break
+        _do(transport, Command(("rm", "-rf", "--", str(arriving))))  # rsync believes a file of the same size and time
     _do(transport, publish_checkpoint(arriving, remote_root / "checkpoints" / checkpoint.name))
     _send_metrics(transport, LocalRun(checkpoint.parent.parent), whole.step, remote_root)
     crashpoint("restore:published")
@@ -147,14 +150,15 @@ def _push(
                 clock.sleep(backoff.after_failure())
 
 
-def _require_whole(transport: Transport, arriving: PurePosixPath) -> None:
+def _arrived_whole(transport: Transport, arriving: PurePosixPath, *, is_last: bool) -> bool:
     result = transport.run(verify_checkpoint(arriving), timeout_seconds=VERIFY_SECONDS)
-    if result.exit_code != 0:
-        raise NotVerified(
-            f"`{arriving.name}` did not arrive whole on `{transport.host.name}`",
+    if result.exit_code != 0 and is_last:
+        raise HostUnfit(
+            f"`{arriving.name}` did not arrive whole on `{transport.host.name}`, twice",
             why=result.stderr.strip()[-300:] or f"verification ended with code {result.exit_code}",
-            hint="run the same command again; the copy at home is whole",
+            hint="take another machine; the copy at home is whole",
         )
+    return result.exit_code == 0
 
 
 def _send_metrics(transport: Transport, run: LocalRun, step: int, remote_root: PurePosixPath) -> None:

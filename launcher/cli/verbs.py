@@ -39,6 +39,8 @@ VERBS = (
     Verb("doctor", "launcher.cli.project", START),
     Verb("schema", "launcher.cli.project", START),
     Verb("demo", "launcher.cli.demo", START),
+    Verb("run", "launcher.cli.managed", RUNS),
+    Verb("watch", "launcher.cli.managed", RUNS),
     Verb("upload", "launcher.cli.project", RUNS),
     Verb("train", "launcher.cli.runs", RUNS),
     Verb("logs", "launcher.cli.runs", RUNS),

@@ -17,9 +17,10 @@ from launcher.checkpoints.sync import SyncPass
 from launcher.commands.checkpoints import verify_checkpoint
 from launcher.commands.hosts import gpu_use
 from launcher.errors import GptopsError, HostRefused, HostUnfit, LocalFault, ProviderError, Unreachable
+from launcher.hosts.metering import note_price
 from launcher.managed.errand import Errand
 from launcher.managed.outside import Outside
-from launcher.managed.verdict import Facts, Sight
+from launcher.managed.verdict import Facts, Hope, Sight
 from launcher.providers.base import Instance, Status
 from launcher.remote.host import Host
 from launcher.remote.transport import Transport
@@ -54,6 +55,7 @@ class Looking:
     silent_since: float | None = None
     failures: dict[str, int] = field(default_factory=dict)
     """Transfers that did not verify, by the manifest's hash."""
+    spoiled: str = ""
     told: set[str] = field(default_factory=set)
 
     def look(self, errand: Errand) -> Facts:
@@ -105,7 +107,7 @@ class Looking:
         if instance is None:
             return Facts(sight=Sight.GONE)
         sight = _SIGHTS[instance.status]
-        self._note_price(instance)
+        note_price(self.row, instance, self.outside.ledger)
         if sight in (Sight.BROKEN, Sight.PREEMPTED):
             return Facts(sight=sight, detail=instance.detail)
         self._follow(instance)
@@ -127,7 +129,7 @@ class Looking:
             return Facts()
         try:
             status = read_status(self.transport, self.watched.remote)
-            trouble, may_pass = self._bring_home(self.transport, status)
+            trouble, hope = self._bring_home(self.transport, status)
         except (Unreachable, HostRefused, HostUnfit) as error:
             self._tell(error)
             self.close()
@@ -138,7 +140,7 @@ class Looking:
             self._tell(trouble)
         said = LogCopy(self.watched.local.log).tail(LINES_SHOWN).decode(errors="replace").rstrip()
         gpus = self._gpus(self.transport) if status.alive else ""
-        return Facts(run=status, said=said, trouble=trouble, trouble_may_pass=may_pass, gpus=gpus)
+        return Facts(run=status, said=said, trouble=trouble, hope=hope, spoiled=self.spoiled, gpus=gpus)
 
     def _gpus(self, transport: Transport) -> str:
         """`97 % 98 % 96 %`: only looked at; a machine that does not tell is no trouble."""
@@ -151,27 +153,28 @@ class Looking:
         busy = [line.strip() for line in answer.stdout.splitlines() if line.strip().isdecimal()]
         return " ".join(f"{each} %" for each in busy)
 
-    def _bring_home(self, transport: Transport, status: RunStatus) -> tuple[GptopsError | None, bool]:
-        """Why not everything is at home afterwards, and whether that may pass. Raises Unreachable, HostRefused."""
+    def _bring_home(self, transport: Transport, status: RunStatus) -> tuple[GptopsError | None, Hope]:
+        """Why not everything is at home afterwards, and what hope there is. Raises Unreachable, HostRefused."""
         known_bad = frozenset(sha for sha, count in self.failures.items() if count >= TRANSFERS_OF_A_BAD_CHECKPOINT)
         try:
             synced = bring_home(self.watched, transport, status, known_bad)
         except (LocalFault, HostUnfit) as error:
-            return error, True  # a full disk, most often; only a limit that is used up ends the waiting
+            return error, Hope.ROOM  # a full disk, most often; only a limit that is used up ends the waiting
         return self._judged(transport, synced)
 
-    def _judged(self, transport: Transport, synced: SyncPass) -> tuple[GptopsError | None, bool]:
+    def _judged(self, transport: Transport, synced: SyncPass) -> tuple[GptopsError | None, Hope]:
         final: GptopsError | None = None
         for problem in synced.problems:
             sha = problem.checkpoint.manifest_sha256
             self.failures[sha] = self.failures.get(sha, 0) + 1
             if self.failures[sha] < TRANSFERS_OF_A_BAD_CHECKPOINT:
-                return problem.error, True
+                return problem.error, Hope.AGAIN
             there = verify_checkpoint(self.watched.remote.checkpoints / problem.checkpoint.name)
             if transport.run(there, timeout_seconds=600).exit_code == 0:
                 final = problem.error
-            # Else it is damaged on the machine itself: there is nothing that could be lost.
-        return final, False
+            elif problem.checkpoint == synced.listing.whole[-1]:
+                self.spoiled = problem.checkpoint.name
+        return final, Hope.NONE
 
     def _silence(self, facts: Facts) -> float:
         """Seconds for which the machine has not answered although its provider has."""
@@ -181,11 +184,6 @@ class Looking:
             return 0.0
         self.silent_since = now if self.silent_since is None else self.silent_since
         return now - self.silent_since
-
-    def _note_price(self, instance: Instance) -> None:
-        stopped = instance.status in (Status.STOPPED, Status.PREEMPTED)
-        gpu = 0.0 if stopped else max(0.0, instance.price_per_hour - instance.disk_per_hour)
-        self.outside.ledger.record_price(self.row.label, gpu, instance.disk_per_hour)
 
     def _tell(self, error: GptopsError) -> None:
         """Once, until something has gone well again."""

@@ -89,8 +89,12 @@ def give_up(row: InstanceRow, why: str, outside: Outside) -> None:
 
 def end(errand: Errand, outside: Outside) -> None:
     """End the machine at work, proven. Raises NotVerified where it can be asked and has what is nowhere else."""
-    row = outside.ledger.instance(errand.label) if errand.label else None
-    if row is None or row.state is InstanceState.CLOSED:
+    if not errand.label:
+        # Opening one failed, and perhaps even ending it again.
+        patiently(lambda: _left_open(errand, outside), outside.clock, END_SECONDS, outside.talk.notice)
+        return
+    row = outside.ledger.instance(errand.label)
+    if row.state is InstanceState.CLOSED:
         return
     what = f"gptops run {errand.errand_id}"
     with (

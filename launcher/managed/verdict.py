@@ -21,7 +21,7 @@ of waiting costs what the machine costs."""
 FRUITLESS_MOVES = 5
 """Machines in a row without a new checkpoint, after which the fault is taken to be elsewhere."""
 
-REMOVED, KILLED = -1, -2
+REMOVED, KILLED, SPOILED = -1, -2, -3
 """Stand for an exit code where there is none."""
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory|ran out of memory|cannot allocate memory", re.IGNORECASE)
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
@@ -47,6 +47,16 @@ class Sight(str, enum.Enum):
     GONE = "gone"
     UNKNOWN = "unknown"
     """The provider did not answer: most likely it is our own network that is away."""
+
+
+class Hope(str, enum.Enum):
+    """Whether what is not at home can still come."""
+
+    AGAIN = "again"
+    """One more transfer may do; they are counted."""
+    ROOM = "room"
+    """When there is room on a disk."""
+    NONE = "none"
 
 
 class Action(str, enum.Enum):
@@ -83,8 +93,10 @@ class Facts:
     """The end of the training's log."""
     trouble: GptopsError | None = None
     """Why not everything that is whole there is at home."""
-    trouble_may_pass: bool = False
-    """Room can be made, a transfer can be repeated."""
+    hope: Hope = Hope.NONE
+    """With `trouble`."""
+    spoiled: str = ""
+    """The newest checkpoint there, where it is damaged there: nothing can bring it home."""
     used_up: str = ""
     """The limit that is reached."""
     stopping: str = ""
@@ -152,12 +164,17 @@ def _lost_machine(facts: Facts) -> str | None:
 
 def _not_home(facts: Facts, trouble: GptopsError) -> Decision:
     """The training is over, and something of it is on the machine alone."""
-    if facts.trouble_may_pass and not facts.used_up:
+    if facts.hope is Hope.AGAIN or (facts.hope is Hope.ROOM and not facts.used_up):
         return Decision(Action.WAIT, trouble.what)
     return Decision(Action.HOLD, trouble.what, trouble)
 
 
 def _ended(facts: Facts, run: RunStatus) -> Decision:
+    if run.has_succeeded and facts.spoiled:
+        crash = Crash(exit_code=SPOILED, step=run.step)
+        return _counted(
+            facts, Action.RESTART, crash, f"`{facts.spoiled}`, its last checkpoint, is damaged on the machine"
+        )
     if run.has_succeeded:
         return Decision(Action.FINISH)
     limit = facts.stopping or facts.used_up
