@@ -30,7 +30,10 @@ APPEARS_SECONDS = 60.0
 """A new machine may be missing from the provider's answers this long; after that it is gone."""
 SILENT_SECONDS = 60.0
 """How long a provider may have lost sight of a machine that is being opened."""
-AUTHORIZE_EVERY_SECONDS = 30.0
+REFUSED_PAUSE_SECONDS = 15.0
+"""Between two logins while our key is refused: OpenSSH 9.8 shuts out who fails faster (PerSourcePenalties)."""
+KEY_SECONDS = 300.0
+"""How long a provider may take to put our key into a machine that answers already."""
 
 _HOPELESS = {
     Status.FAILED: "did not start",
@@ -55,7 +58,8 @@ class Waiting:
     _seen: str = field(default="nothing seen of it yet", init=False)
     _was_there: bool = field(default=False, init=False)
     _silent_since: float | None = field(default=None, init=False)
-    _authorized_at: float | None = field(default=None, init=False)
+    _authorized: bool = field(default=False, init=False)
+    _refused_since: float | None = field(default=None, init=False)
     _price: float | None = field(default=None, init=False)
     _loaded: bool = field(default=False, init=False)
 
@@ -79,7 +83,7 @@ class Waiting:
                     hint="gptops up, perhaps at another --provider; it is ended, nothing bills",
                 )
             self.steps.seen(self._seen)
-            self.clock.sleep(pause)
+            self.clock.sleep(pause if self._refused_since is None else REFUSED_PAUSE_SECONDS)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _look(self) -> Instance | None:
@@ -151,8 +155,7 @@ class Waiting:
             except Unreachable as error:
                 seen.append(f"{error.what}: {error.why}")
             except LoginRefused as error:
-                # A machine of one's own has the key or has it not; a rented one gets it from its provider, in time.
-                if not self.plan.is_rented:
+                if self._is_refused_for_good():
                     transport.close()
                     raise
                 seen.append(f"{error.what}: {error.why}")
@@ -176,17 +179,20 @@ class Waiting:
 
     # The key
 
+    def _is_refused_for_good(self) -> bool:
+        """A machine of one's own has our key or has it not; a rented one gets it from its provider, in time."""
+        now = self.clock.monotonic()
+        self._refused_since = self._refused_since or now
+        return not self.plan.is_rented or now - self._refused_since >= KEY_SECONDS
+
     def _authorize_once(self, instance: Instance) -> None:
-        if self._authorized_at is None:
+        if not self._authorized:
+            self._authorized = True
             self._authorize(instance)
             crashpoint("up:authorized")
 
     def _authorize(self, instance: Instance) -> None:
-        """Ask the provider to let our key in; again while SSH refuses it, but not at every look."""
-        now = self.clock.monotonic()
-        if self._authorized_at is not None and now - self._authorized_at < AUTHORIZE_EVERY_SECONDS:
-            return
-        self._authorized_at = now
+        """Ask the provider to let our key in; again while SSH refuses it."""
         try:
             self.provider.authorize(instance.instance_id, public_line(self.state.private_key))
         except ProviderError as error:  # it may not take keys before it runs; whether ours is in, SSH will tell

@@ -14,6 +14,7 @@ from launcher.books.budget import Limits
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.errors import (
     GptopsError,
+    HostRefused,
     KeyRefused,
     MayHaveCreated,
     NeverReady,
@@ -298,6 +299,14 @@ def test_a_key_that_is_not_let_in_is_attached_again(vast: VastCloud, agency: Age
     row = agency.rent(tries=1)
     assert vast.count("POST", r"/ssh/$") == 2
     agency.end(row)
+    assert nothing_bills(vast)
+
+
+def test_a_key_that_is_never_let_in_ends_the_machine_before_it_costs_much(vast: VastCloud, agency: Agency) -> None:  # noqa: F811
+    vast.fail("POST", r"/ssh/$", Reply(200, {"success": True, "msg": "it says"}), times=1000)
+    error = agency.fails(HostRefused, tries=1)
+    assert "refused our key" in error.what
+    assert agency.bad() == {CHEAPEST}
     assert nothing_bills(vast)
 
 
