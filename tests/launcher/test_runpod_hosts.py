@@ -15,6 +15,7 @@ from launcher.clock import SystemClock
 from launcher.errors import ExitCode
 from launcher.paths import state_paths
 from launcher.remote.ssh_include import UserConfig
+from tests.doubles.cloud import DROPPED
 from tests.doubles.machines import reason_to_skip
 from tests.doubles.runpod import Plan, RunpodDouble
 
@@ -69,6 +70,14 @@ def test_from_offers_to_down_at_runpod(runpod: RunpodDouble, tmp_path: Path, cap
     runpod.time.advance(36_000)
     assert 0 < runpod.dollars() == charged
     assert runpod.account_keys[0].endswith("ann@desk")
+
+
+def test_a_pod_whose_create_was_never_answered_is_found_by_its_label_and_is_the_only_one(runpod: RunpodDouble) -> None:
+    runpod.fail("POST", "/pods", DROPPED, when="after")
+    assert main(["up", "--job", "box", "--name", "pod", "--yes"]) == ExitCode.OK
+    assert runpod.alive == ["pod0000001"]
+    assert main(["down", "pod"]) == ExitCode.OK
+    assert (list(runpod.pods), runpod.alive, runpod.meter.per_hour) == (["pod0000001"], [], 0.0)
 
 
 def test_a_pod_that_ends_in_an_error_is_ended_and_the_next_place_is_taken(runpod: RunpodDouble) -> None:
