@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from launcher.books.ledger import Ledger
 from launcher.cli import main
+from launcher.clock import SystemClock
 from launcher.errors import ExitCode
+from launcher.paths import state_paths
 from tests.doubles.fixtures import vast_rows  # noqa: F401 (a fixture)
 from tests.doubles.vast_cloud import VastCloud
 
@@ -137,3 +142,40 @@ def test_what_makes_no_sense_is_a_usage_error(vast_rows: VastCloud, typed: Typed
     code, _, err = typed("offers", "--on-demand", "--bid", "1")
     assert code == ExitCode.USAGE
     assert "--spot --bid 1" in err
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        ["--max-price", "0.1"],
+        ["--region", "Atlantis"],
+        ["--min-reliability", "0.999"],
+        ["--disk", "5000"],
+        ["--gpu", "GTX 480"],
+        ["--spot", "--bid", "0.001"],
+    ],
+)
+def test_the_flag_that_is_told_lets_something_in(vast_rows: VastCloud, typed: Typed, wish: list[str]) -> None:  # noqa: F811
+    asked = ["offers", "--provider", "vast", *wish]
+    code, _, err = typed(*asked)
+    assert code == ExitCode.NO_OFFER
+    told = re.search(r"^hint: +(--.*) lets in ", err, re.MULTILINE)
+    assert told is not None, err
+    code, out, err = typed(*asked, *shlex.split(told[1]))
+    assert code == 0, err
+    assert len(out.splitlines()) >= 2
+
+
+def test_a_machine_that_failed_before_is_named_with_its_failure_and_may_be_insisted_on(
+    vast_rows: VastCloud,  # noqa: F811
+    typed: Typed,
+) -> None:
+    with Ledger(state_paths().ledger, SystemClock()) as ledger:
+        ledger.ban_machine("vast", "80004", "`box` did not answer in 900 s")
+        ledger.ban_machine("vast", "80005", "`box` shows no GPUs")
+    asked = ["--provider", "vast", "--gpu", "H100"]
+    code, _, err = typed("offers", *asked, "--all")
+    assert code == ExitCode.NO_OFFER
+    assert "1004  1x H100 SXM, Oregon, US: it failed before: `box` did not answer in 900 s" in err
+    assert typed("up", *asked, "--dry-run")[0] == ExitCode.NO_OFFER
+    assert typed("up", *asked, "--dry-run", "--offer", "1004")[0] == 0
