@@ -12,13 +12,16 @@ Faults, limits and time are tests.doubles.cloud's. A pod moves on with each look
 
 from __future__ import annotations
 
+import argparse
 import re
+import signal
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.clock import Clock
+from launcher.clock import Clock, SystemClock
 from tests.doubles.cloud import Asked, Cloud, Reply
 from tests.doubles.cloud_time import STEP_SECONDS
 from tests.doubles.machines import Machine
@@ -94,9 +97,15 @@ class RunpodDouble(Cloud):
     """One account. `with_hosts`: pods that run can be logged in to."""
 
     def __init__(
-        self, folder: Path, *, clock: Clock | None = None, step: float = STEP_SECONDS, with_hosts: bool = False
+        self,
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        step: float = STEP_SECONDS,
+        port: int = 0,
+        with_hosts: bool = False,
     ) -> None:
-        super().__init__(folder, clock=clock, step=step, key=KEY)
+        super().__init__(folder, clock=clock, step=step, port=port, key=KEY)
         self.with_hosts = with_hosts
         self.catalog: Sequence[GpuType] = CATALOG
         self.account_keys: list[str] = []
@@ -355,3 +364,24 @@ def _starts_sshd(body: Mapping[str, Any]) -> bool:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
+
+
+def main() -> None:
+    """Serve until Ctrl-C or SIGTERM; then end every pod."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background of a script, Ctrl-C would be ignored
+        signal.signal(number, signal.default_int_handler)
+    options = argparse.ArgumentParser(description="A double of RunPod on this machine.")
+    options.add_argument("--port", type=int, default=8001)
+    with (
+        tempfile.TemporaryDirectory(prefix="runpod-double-") as folder,
+        RunpodDouble(Path(folder), clock=SystemClock(), port=options.parse_args().port, with_hosts=True) as double,
+    ):
+        print(f"export RUNPOD_REST_URL={double.url} RUNPOD_API_KEY={double.key}", flush=True)
+        try:
+            double.wait()
+        except KeyboardInterrupt:
+            print(f"\nalive: {', '.join(double.alive) or 'none'}; charged ${double.dollars():.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -64,6 +64,8 @@ def test_from_offers_to_down_at_runpod(runpod: RunpodDouble, tmp_path: Path, cap
         assert ledger.instances()[0].deadline is not None, "the pod has an id and a key of its own to end itself with"
     plain = subprocess.run(["ssh", "-F", str(config.path), "gptops-pod", "nvidia-smi", "-L"], capture_output=True)
     assert plain.stdout.count(b"H100") == 2
+    for folder in (state_paths().root, runpod.machine("pod0000001").folder):
+        assert runpod.key.encode() not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert main(["down", "pod"]) == ExitCode.OK
     assert (runpod.alive, runpod.meter.per_hour) == ([], 0.0)
     charged = runpod.dollars()
