@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=SIDES, help="measure one side")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the preset of gptops, to try")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.side:
         train_in_turns(options)
         return

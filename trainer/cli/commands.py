@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.cli import all, config, evaluate, generate, plot, prepare, show, tokenizer, train
+from trainer.cli import all, config, evaluate, export, generate, plot, prepare, show, tokenizer, train
 
 COMMANDS = (
     train,
@@ -12,6 +12,7 @@ COMMANDS = (
     show,
     evaluate,
     generate,
+    export,
     plot,
     config,
 )
