@@ -42,7 +42,7 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
     "shakespeare-char": {
         "data": {"tokenizer": {"kind": "bytes"}},
         "model": {"arch": "modern", "tied_head": False, "rope_base": 100.0, **_TINY},
-        "train": {"max_steps": 260, "global_batch_size": 12, "micro_batch_size": 12},
+        "train": {"max_steps": 230, "global_batch_size": 12, "micro_batch_size": 12},
         "optim": {
             "kind": "muon",
             "lr": 0.01,
@@ -52,8 +52,8 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
             "grad_clip": 0.0,
         },
         "schedule": {"kind": "linear", "warmup_steps": 5, "min_lr_ratio": 0.0},
-        "checkpoint": {"every_steps": 260},
-        "eval": {"every_steps": 260, "num_batches": 146},
+        "checkpoint": {"every_steps": 230},
+        "eval": {"every_steps": 230, "num_batches": 146},
     },
     # nanoGPT, README, "I only have a macbook": the published CPU recipe, validation loss 1.88.
     "shakespeare-char-gpt2": {
