@@ -11,6 +11,9 @@ from launcher.renting.ranking import Order, SortBy, workload
 from launcher.running.render import constraints
 from launcher.spec.host_request import OWN, HostRequest
 
+OWN_TORCH = (*OWN, "lambda_cloud")
+"""Whose machines take no image: what their torch needs, setup.sh sees there, beside the driver."""
+
 
 def rent_request(
     asked: HostRequest,
@@ -21,9 +24,9 @@ def rent_request(
     deadline_seconds: float = DEADLINE_SECONDS,
     tries: int = TRIES,
 ) -> RentRequest:
-    """The request of `gptops up` and `gptops offers`. A machine of one's own brings its own driver and torch."""
+    """The request of `gptops up` and `gptops offers`."""
     wanted = asked.wanted
-    if asked.provider not in OWN and wanted.gpus:
+    if asked.provider not in OWN_TORCH and wanted.gpus:
         wanted = replace(wanted, min_cuda=needed_cuda(asked.image, constraints()))
     work = workload(asked.train, wanted.gpus) if asked.train is not None else None
     budget = asked.job.budget if asked.job is not None else None

@@ -17,7 +17,9 @@ from launcher.providers.lambda_cloud_keys import key_name
 from launcher.providers.lambda_cloud_names import short_name
 from launcher.providers.retrying import Retrying
 from launcher.remote.host import Address
+from launcher.renting.asking import rent_request
 from launcher.renting.choice import choose
+from launcher.spec.host_request import HostRequest
 from tests.conftest import FakeClock
 from tests.doubles.cloud import DROPPED, Asked, Reply
 from tests.doubles.lambda_cloud import INACTIVE_KEY, KEY, LambdaDouble, Plan, refusal
@@ -105,6 +107,12 @@ def test_spot_is_refused_with_the_reason_before_anybody_is_asked(
         with pytest.raises(NoOffer):
             lambda_cloud.create(wrong, request)
     assert cloud.count("POST", "") == 0
+
+
+@pytest.mark.parametrize(("provider", "needed"), [("lambda_cloud", None), ("runpod", 13.0), ("vast", 13.0)])
+def test_the_image_says_nothing_about_the_driver_where_it_plays_no_part(provider: str, needed: float | None) -> None:
+    asked = HostRequest(provider, Wanted(gpus=1), "pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime")
+    assert rent_request(asked, "p").wanted.min_cuda == needed
 
 
 # What is asked for
