@@ -161,6 +161,7 @@ def test_late_imports_are_few_and_each_has_its_reason() -> None:
         "launcher/spec/host_request.py": ("launcher.spec.jobs_file",),  # brings yaml and pydantic
         "launcher/providers/local_processes.py": ("psutil",),
         "launcher/providers/by_name.py": ("launcher.providers",),
+        "launcher/managed/notice.py": ("urllib",),  # brings http and ssl, for those who have a webhook
         "launcher/providers/http.py": ("httpx2",),
     }
     late = [each for each in all_imports("launcher") if each.is_late and not each.where.startswith("launcher/cli/")]

@@ -35,7 +35,7 @@ def _manifest_program(*arguments: str) -> Command:
 
 _PUBLISH = """\
 set -e
-if [ ! -d "$2" ]; then mv -- "$1" "$2"; fi
+if [ -d "$2" ]; then rm -rf -- "$1"; else mv -- "$1" "$2"; fi
 rmdir -- "${1%/*}" 2>/dev/null || true
 """
 

@@ -80,7 +80,7 @@ class Here:
 
     def provider(self, name: str, job: str) -> Provider:
         """The provider called `name`, with the static machines that the project knows."""
-        return open_provider(name, self.state, hosts=self._asked(job).static_hosts)
+        return open_provider(name, self.state, clock=self.clock, hosts=self._asked(job).static_hosts)
 
     def connect(self, host: Host) -> Transport:
         return SshTransport(host, self.clock, control_sockets=self.state.control_sockets)
@@ -88,7 +88,7 @@ class Here:
     def rent(self, wish: Wish) -> InstanceRow:
         """The best machine on offer for the job, set up."""
         asked = self._asked(wish.job_name)
-        provider = open_provider(asked.provider, self.state, hosts=asked.static_hosts)
+        provider = open_provider(asked.provider, self.state, clock=self.clock, hosts=asked.static_hosts)
         renter = Renter(provider, self.ledger, self.state, self.clock, self.steps)
         request = replace(
             rent_request(asked, self.project.name, name=wish.name),

@@ -164,6 +164,7 @@ class Looking:
 
     def _judged(self, transport: Transport, synced: SyncPass) -> tuple[GptopsError | None, Hope]:
         final: GptopsError | None = None
+        self.spoiled = ""
         for problem in synced.problems:
             sha = problem.checkpoint.manifest_sha256
             self.failures[sha] = self.failures.get(sha, 0) + 1

@@ -68,8 +68,9 @@ class Notifier:
             self.say(f"notify.webhook: the variable {variable} holds no URL")
             return
         body = json.dumps({**news.fields(), "content": news.text}).encode()  # `content`, `text`: what chats show
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json", "User-Agent": "gptops"})
+        headers = {"Content-Type": "application/json", "User-Agent": "gptops"}
         try:
+            request = urllib.request.Request(url, body, headers)
             with urllib.request.urlopen(request, timeout=WEBHOOK_SECONDS) as answer:
                 answer.read(1 << 16)
         except urllib.error.HTTPError as error:

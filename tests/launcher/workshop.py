@@ -96,8 +96,8 @@ if step < last:
 JOB = """\
   {name}:
     stage: pretrain
-    provider: local
-    resources: {{disk_gib: 1}}
+    provider: {provider}
+    resources: {{disk_gib: 1, {resources}}}
     sync: {{every_seconds: {every}}}
     env: {{GATE: {gate}, STEPS: "{steps}", PYTHONPATH: code}}
     train: {{train: {{max_steps: 20}}, schedule: {{warmup_steps: 2}}}}
@@ -130,6 +130,9 @@ class Workshop:
     """One project, one state directory, and what was said."""
 
     folder: Path
+    where: str = "local"
+    """The provider."""
+    resources: str = "gpus: 0"
     steps: int = 8
     every: int = 1
     clock: HurryingClock = field(default_factory=HurryingClock)
@@ -157,7 +160,10 @@ class Workshop:
         """jobs.yaml with the jobs `demo` and `second`; `demo` gets the lines of `more`."""
         text = "jobs:\n"
         for name in ("demo", "second"):
-            text += JOB.format(name=name, every=self.every, gate=self.gate, steps=self.steps)
+            text += JOB.format(
+                name=name, provider=self.where, resources=self.resources, every=self.every, gate=self.gate,
+                steps=self.steps,
+            )  # fmt: skip
             text += "".join(f"    {line}\n" for line in more)
         (self.root / "jobs.yaml").write_text(text)
 
