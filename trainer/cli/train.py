@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from trainer.cli.options import Commands
     from trainer.loop.engine import Outcome
 
-_STAGE_HELP = {"pretrain": "train a GPT from scratch on text", "sft": "teach a GPT to answer, on conversations"}
+_STAGE_HELP = {
+    "pretrain": "train a GPT from scratch on text",
+    "sft": "teach a GPT to answer, on conversations",
+    "dpo": "teach it which of two answers is better, beside a reference",
+    "orpo": "the same without a reference, while it learns the better one",
+}
 
 
 def add(commands: Commands) -> None:

@@ -16,12 +16,12 @@ from trainer.config.initial import our_config
 from trainer.config.keeping import CheckpointConfig, EvalConfig, LogConfig, SampleConfig
 from trainer.config.model import ModelConfig, completed
 from trainer.config.overrides import apply_overrides
-from trainer.config.posttraining import SftConfig
+from trainer.config.posttraining import DpoConfig, OrpoConfig, SftConfig
 from trainer.config.presets import RunPreset, with_preset
 from trainer.config.strict import Model, validated
 from trainer.config.training import OptimConfig, ScheduleConfig, TrainConfig
 
-ACCEPTED_STAGES = ("pretrain", "sft")
+ACCEPTED_STAGES = ("pretrain", "sft", "dpo", "orpo")
 """The stages this version can run."""
 
 
@@ -39,6 +39,8 @@ class RunConfig(Model):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sft: SftConfig = SftConfig()
+    dpo: DpoConfig = DpoConfig()
+    orpo: OrpoConfig = OrpoConfig()
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()

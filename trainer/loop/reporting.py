@@ -57,6 +57,10 @@ class Reporter:
         config = self._config.model_dump(mode="json")
         self._trackers.open(TrackedRun(self.run_id, name, self._config.log.project, out_dir, config, step))
 
+    def begin(self) -> None:
+        """The first step begins now: what came before is not training."""
+        self._meter = Meter()
+
     def close(self) -> None:
         """Let the trackers send what they still have."""
         self._trackers.close()
@@ -104,7 +108,10 @@ class Reporter:
         worse = (
             f"  (no lower in {validation.since_lowest} of {patience})" if patience and validation.since_lowest else ""
         )
-        self._record({"step": step, "val_loss": loss}, f"{self._progress(step)}  val loss {loss:.4f}{worse}")
+        own = {f"val_{name}": value for name, value in validation.metrics.items()}
+        said = "".join(f"  {name} {value:.4f}" for name, value in validation.metrics.items())
+        line = f"{self._progress(step)}  val loss {loss:.4f}{said}{worse}"
+        self._record({"step": step, "val_loss": loss, **own}, line)
 
     def show_sample(self, step: int, model: nn.Module, tokenizer: Tokenizer) -> None:
         """What the (unwrapped) model writes. Rank 0 alone."""

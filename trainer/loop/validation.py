@@ -22,6 +22,8 @@ class Validation:
         self._stage, self._policy, self._world, self._patience = stage, policy, world, patience
         self.loss: float | None = None
         """Of the weights as they are; None where they were not evaluated."""
+        self.metrics: dict[str, float] = {}
+        """The stage's own, each a mean over the units."""
         self.lowest: float | None = None
         self.since_lowest = 0
         """Evaluations in a row that were no lower."""
@@ -50,12 +52,16 @@ class Validation:
     def measure(self, stop: StopRequest) -> bool:
         """Set `loss`. True where a stop was asked for meanwhile: no loss then. Every rank calls this."""
         total, units = torch.zeros((), dtype=torch.float64, device=self._world.device), 0
+        sums: dict[str, float] = {}
         self._policy.eval()
         with torch.no_grad():
             for batch in self._stage.validation_batches():
                 # A rank without rows of its own still has to hand its part of the weights to the others.
                 if batch.num_units or is_sharded(self._policy):
-                    total += self._stage.loss(self._policy, batch).loss_sum
+                    found = self._stage.loss(self._policy, batch)
+                    total += found.loss_sum
+                    for name, value in found.metrics.items():
+                        sums[name] = sums.get(name, 0.0) + float(value)
                     units += batch.num_units
                 if self._world.any(bool(stop.reason)):
                     break
@@ -64,6 +70,10 @@ class Validation:
         loss, all_units, asked = self._world.totals([total.item(), units, float(bool(stop.reason))])
         if asked:
             return True
+        # A rank that had no batch has no names either.
+        parts = self._world.gather(sums)
+        names = {name: None for part in parts for name in part}
+        self.metrics = {name: sum(part.get(name, 0.0) for part in parts) / all_units for name in names}
         self._note(loss / all_units)
         return False
 

@@ -18,15 +18,18 @@ from trainer.config.model import ModelConfig
 from trainer.models.attention import document_mask, document_positions
 from trainer.models.cache import KVCache
 from trainer.models.loss import linear_cross_entropy
+from trainer.models.token_logps import linear_token_logps
 
 
 class GPTOutput(NamedTuple):
-    """One of the two. A tuple, because DDP, FSDP and torch.compile look for tensors in tuples."""
+    """One of the three. A tuple, because DDP, FSDP and torch.compile look for tensors in tuples."""
 
     logits: Tensor | None = None
     """(B, T, V), in the dtype the model computes in; None where labels were given."""
     loss_sum: Tensor | None = None
     """fp32 scalar, summed over the labels that are not IGNORE_INDEX; None where no labels were given."""
+    logps: Tensor | None = None
+    """(B, T) in fp32: log-probability of each label, 0 where it is IGNORE_INDEX; None unless it was asked for."""
 
 
 class Context(NamedTuple):
@@ -80,14 +83,20 @@ class LanguageModel(nn.Module):
         documents_BT: Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
+        per_token: bool = False,
     ) -> GPTOutput:
         """The summed loss where labels are given, else the logits (of the last token alone with `last_only`).
+
+        With `per_token` the log-probability of each label comes instead of their sum.
 
         Labels are already shifted: `labels_BT[b, t]` is what should follow `ids_BT[b, t]`, or IGNORE_INDEX. With
         `documents_BT` a row is several documents, which do not see each other; positions count from the start of each.
         With a cache, `ids_BT` are the tokens after those it holds.
         """
         x_BTD = self.hidden(ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, cache=cache)
+        if labels_BT is not None and per_token:
+            logps_M = linear_token_logps(x_BTD.flatten(0, 1), self.head_weight, labels_BT.flatten())
+            return GPTOutput(logps=logps_M.view_as(labels_BT))
         if labels_BT is not None:
             loss_sum = linear_cross_entropy(x_BTD.flatten(0, 1), self.head_weight, labels_BT.flatten())
             return GPTOutput(loss_sum=loss_sum)

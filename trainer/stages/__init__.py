@@ -9,12 +9,19 @@ from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.loop.distributed import World
 from trainer.stages.base import Batch, LossOutput, Stage
+from trainer.stages.dpo import open_dpo
+from trainer.stages.orpo import open_orpo
 from trainer.stages.pretrain import open_pretrain
 from trainer.stages.sft import open_sft
 
 __all__ = ["Batch", "LossOutput", "Stage", "open_stage"]
 
-_STAGES: dict[str, Callable[[RunConfig, World, Console], Stage[Any]]] = {"pretrain": open_pretrain, "sft": open_sft}
+_STAGES: dict[str, Callable[[RunConfig, World, Console], Stage[Any]]] = {
+    "pretrain": open_pretrain,
+    "sft": open_sft,
+    "dpo": open_dpo,
+    "orpo": open_orpo,
+}
 
 
 def open_stage(name: str, config: RunConfig, world: World, console: Console) -> Stage[Any]:
