@@ -127,7 +127,7 @@ def _as_json(row: RunRow, ledger: Ledger, last: Tick, pulled: list[Pulled]) -> d
 
 
 def _job_settings(row: RunRow) -> tuple[float, float | None, float | None]:
-    """Seconds between two looks, and the hours and dollars the run may take: what the job says now, if it can still be read."""
+    """Seconds between two looks, and the run's hours and dollars: what the job says now, if it can be read."""
     from pathlib import Path
 
     from launcher.errors import GptopsError

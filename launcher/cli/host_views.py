@@ -8,14 +8,15 @@ from launcher import console
 
 if TYPE_CHECKING:
     from launcher.books.ledger import InstanceRow, Ledger
+    from launcher.books.spending import Spent
     from launcher.errors import GptopsError
     from launcher.hosts.down import Ended
 
-HOST_COLUMNS = ("HOST", "PROVIDER", "STATE", "GPUS", "AGE", "$/H", "$ SO FAR", "ADDRESS", "RUNS")
+HOST_COLUMNS = ("HOST", "PROVIDER", "STATE", "GPUS", "AGE", "$/H", "$ SO FAR", "ENDS ITSELF", "ADDRESS", "RUNS")
 
 
-def host_json(row: InstanceRow, runs: list[str], now: float) -> dict[str, Any]:
-    """One machine of `ps`, for programs."""
+def host_json(row: InstanceRow, runs: list[str], now: float, spent: Spent | None = None) -> dict[str, Any]:
+    """One machine of `ps`, for programs. `spent`: what it has cost; none: nothing yet."""
     return {
         "name": row.name,
         "provider": row.provider,
@@ -24,18 +25,19 @@ def host_json(row: InstanceRow, runs: list[str], now: float) -> dict[str, Any]:
         "gpu_name": row.gpu_name,
         "age_seconds": round(now - row.created_at, 1),
         "price_per_hour": row.price_per_hour,
-        "cost_usd": round((now - row.created_at) / 3600 * row.price_per_hour, 4),
+        "cost_usd": round(spent.total if spent else 0.0, 4),
+        "ends_itself_at": row.deadline,
+        "spot": row.spot,
         "address": row.address,
         "runs": runs,
     }
 
 
-def host_cells(row: InstanceRow, runs: list[str], now: float) -> list[object]:
+def host_cells(row: InstanceRow, runs: list[str], now: float, spent: Spent) -> list[object]:
     """One line of `ps`, in the order of HOST_COLUMNS."""
     age = now - row.created_at
     gpus = f"{row.gpus}x {row.gpu_name}".rstrip() if row.gpus else "none"
     state = {"intended": "opening"}.get(row.state.value, row.state.value)
-    cost = f"{age / 3600 * row.price_per_hour:.2f}"
     return [
         row.name,
         row.provider,
@@ -43,10 +45,18 @@ def host_cells(row: InstanceRow, runs: list[str], now: float) -> list[object]:
         gpus,
         duration(age),
         f"{row.price_per_hour:.2f}",
-        cost,
+        f"{spent.total:.2f}",
+        ends_itself(row, now),
         row.address,
         ", ".join(runs),
     ]
+
+
+def ends_itself(row: InstanceRow, now: float) -> str:
+    """When its dead-man's switch ends it; "" for a machine without one."""
+    if row.deadline is None:
+        return ""
+    return f"in {duration(row.deadline - now)}" if row.deadline > now else "overdue"
 
 
 def run_words(ledger: Ledger, row: InstanceRow) -> list[str]:

@@ -42,28 +42,27 @@ HostName = Annotated[
 
 @app.command(epilog=examples("gptops ps", "gptops ps --json | jq '.[].cost_usd'"))
 def ps(as_json: Json = False) -> None:
-    """List the open machines, what they cost so far, and the runs on them.
+    """List the open machines, what they cost so far, when they end themselves, and the runs on them.
 
     From this computer's books alone, so it answers at once; `gptops logs` and `gptops sync` ask the machine.
     """
     from launcher.books.ledger import Ledger
+    from launcher.books.spending import spent
     from launcher.clock import SystemClock
     from launcher.paths import state_paths
 
     clock = SystemClock()
     with Ledger(state_paths().ledger, clock) as ledger:
-        rows = [(row, run_words(ledger, row)) for row in ledger.instances()]
+        now = clock.now()
+        rows = [(row, run_words(ledger, row), spent(ledger, row.label, now)) for row in ledger.instances()]
     if as_json:
-        console.emit_json([host_json(row, runs, clock.now()) for row, runs in rows])
+        console.emit_json([host_json(row, runs, now, cost) for row, runs, cost in rows])
         return
     if not rows:
         console.say("no host is open; `gptops up` opens one")
         return
-    console.table(
-        HOST_COLUMNS,
-        [host_cells(row, runs, clock.now()) for row, runs in rows],
-    )
-    for row, _ in rows:
+    console.table(HOST_COLUMNS, [host_cells(row, runs, now, cost) for row, runs, cost in rows])
+    for row, _, _ in rows:
         if row.state.value in ("intended", "closing"):
             word = "opened" if row.state.value == "intended" else "ended"
             console.say(f"`{row.name}` is just being {word}; if no gptops does that now: `gptops down {row.name}`")

@@ -53,6 +53,8 @@ VERBS = (
     Verb("ssh-config", "launcher.cli.ssh_config", MACHINES),
     Verb("test-remote", "launcher.cli.preflight", MACHINES),
     Verb("down", "launcher.cli.hosts", MACHINES),
+    Verb("cost", "launcher.cli.money", MACHINES),
+    Verb("gc", "launcher.cli.money", MACHINES),
 )
 """In the order of `gptops --help`, panel by panel."""
 

@@ -36,7 +36,9 @@ from launcher.remote.ssh import end_master
 
 PROOF_SECONDS = 180.0
 """How long a provider may take to let go of a machine, its limits of requests included."""
+FIRST_POLL_SECONDS = 0.05
 POLL_SECONDS = 2.0
+"""Most ends are seen at once; the others are asked for ever more slowly, up to this."""
 ASK_AGAIN_SECONDS = 30.0
 """A machine that is still there after that may not have heard."""
 SETTLE_SECONDS = 15.0
@@ -86,23 +88,27 @@ def make_absent(provider: Provider, label: str, instance_id: str | None, clock: 
     Raises StillOpen where it is still there, or cannot be asked for, when the time is up; KeyRefused at once.
     """
     deadline = clock.monotonic() + PROOF_SECONDS
+    seen: set[str] = set()
     told: dict[str, float] = {}
+    pause = FIRST_POLL_SECONDS
     while True:
         try:
             there = _existing(provider, label, instance_id)
             if not there:
-                return set(told)
+                return seen
+            seen |= there
             why = f"`{provider.name}` still lists {', '.join(sorted(there))}"
             for each in sorted(there):
                 if clock.monotonic() - told.get(each, float("-inf")) >= ASK_AGAIN_SECONDS:
-                    told[each] = clock.monotonic()
                     provider.destroy(each)
+                    told[each] = clock.monotonic()
             crashpoint("down:destroyed")
         except (RateLimited, ProviderDown) as error:
             why = f"{error.what}: {error.why}"
         if clock.monotonic() >= deadline:
             raise StillOpen("it was told to end and is not proven gone", why=f"{why} after {PROOF_SECONDS:.0f} s")
-        clock.sleep(POLL_SECONDS)
+        clock.sleep(pause)
+        pause = min(2 * pause, POLL_SECONDS)
 
 
 def _existing(provider: Provider, label: str, instance_id: str | None) -> set[str]:
