@@ -20,13 +20,13 @@ from trainer.checkpoints.keeping import require_room
 from trainer.checkpoints.snapshot import num_bytes
 from trainer.config import RunConfig
 from trainer.console import Console
-from trainer.errors import CheckpointError, TrainerError
+from trainer.errors import TrainerError
 from trainer.loop.distributed import World
 from trainer.loop.guards import SkipGuard
 from trainer.loop.optim import make_optimizer
-from trainer.loop.random_state import RandomState, restore_random_state, seed_process
+from trainer.loop.random_state import RandomState, go_on_drawing, seed_process
 from trainer.loop.reporting import Reporter
-from trainer.loop.resume import checkpoint_to_resume
+from trainer.loop.resume import checkpoint_to_resume, require_stage
 from trainer.loop.saving import Saver
 from trainer.loop.signals import StopRequest, stop_request
 from trainer.loop.step import Gradients, Stepper
@@ -35,7 +35,6 @@ from trainer.loop.validation import Validation
 from trainer.loop.wrapping import is_sharded, whole_model, wrapped
 from trainer.models.build import build_model
 from trainer.models.init_from import initial_weights
-from trainer.quoting import shown
 from trainer.schedule import lr_of
 from trainer.sizing import grad_accum_steps
 from trainer.stages.base import Stage
@@ -109,7 +108,10 @@ class _Training:
         if chosen is None:
             seed_process(self._config.seed, self._world.rank)
         else:
-            self._restore_random(read_state(chosen).random)
+            states, rank, device = read_state(chosen).random, self._world.rank, self._world.device
+            if not go_on_drawing(states, self._world.num_processes, rank, device, self._config.seed, self.step):
+                change = f"{len(states)} processes became {self._world.num_processes}"
+                self._console.say(f"{change}: same data order, other dropout")
         batch = self._config.train
         accumulation = grad_accum_steps(batch.global_batch_size, batch.micro_batch_size, self._world.num_processes)
         self._supply = Supply(self._stage, self._policy, accumulation)
@@ -125,11 +127,7 @@ class _Training:
 
     def _load(self, chosen: Path) -> None:
         state = read_state(chosen)
-        if state.stage != self._stage.name:
-            raise CheckpointError(
-                f"{shown(chosen)} is of a {state.stage} run, this one is {self._stage.name}",
-                hint="start a new run: `out_dir=runs/another`",
-            )
+        require_stage(chosen, state, self._stage.name)
         self._stage.load_state_dict(state.stage_state)
         load_tensors(chosen, self._model, self._optimizer)
         if self._stepper.scaler and state.scaler:
@@ -140,13 +138,6 @@ class _Training:
         self.saver.resume_from(chosen, state)
         self._console.say(f"resumed from `{chosen.name}`: step {self.step}/{self._config.train.max_steps}")
 
-    def _restore_random(self, states: Sequence[RandomState]) -> None:
-        if len(states) == self._world.num_processes:
-            restore_random_state(states[self._world.rank], self._world.device)
-            return
-        seed_process(self._config.seed, self._world.rank, self.step)
-        self._console.say(f"{len(states)} processes became {self._world.num_processes}: same data order, other dropout")
-
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -156,6 +147,7 @@ class _Training:
             self._validate()  # what a stop had kept from being measured
             self.saver.consider(self.step, self._validation.loss)
         asked = self._world.any(bool(self._stop.reason))
+        self.reporter.begin()
         while not self._is_done() and not asked:
             asked = self._edge(self._take_step())
         self.saver.settle()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,18 @@ def restore_random_state(state: RandomState, device: torch.device) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(_tensor(state["cuda"]), device)
+
+
+def go_on_drawing(
+    states: Sequence[RandomState], num_processes: int, rank: int, device: torch.device, seed: int, step: int
+) -> bool:
+    """Restore this rank's own of the states of a checkpoint. Where it is of another number of processes, the streams
+    are new ones, a function of the step: False."""
+    if len(states) == num_processes:
+        restore_random_state(states[rank], device)
+        return True
+    seed_process(seed, rank, step)
+    return False
 
 
 def _text(state: torch.Tensor) -> str:

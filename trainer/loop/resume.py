@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import manifest
-from trainer.checkpoints.checkpoint import read_config
+from trainer.checkpoints.checkpoint import TrainState, read_config
 from trainer.checkpoints.keeping import sweep
 from trainer.config import RunConfig
 from trainer.console import Console
@@ -26,6 +26,8 @@ _FREE = (
     # The stage compares what the tokens are, which says more than where they lie.
     "data.path",
     "data.text_column",
+    "data.template",
+    "data.tokenizer.path",
     "model.preset",
     "model.dropout",
     "train.max_steps",
@@ -70,6 +72,15 @@ def checkpoint_to_resume(config: RunConfig, folder: Path, console: Console) -> P
     except OSError as error:
         raise CheckpointError(f"cannot use {shown(folder)}", why=error.strerror or str(error)) from error
     return chosen
+
+
+def require_stage(checkpoint: Path, state: TrainState, stage: str) -> None:
+    """Refuse the checkpoint of another stage. Raises CheckpointError."""
+    if state.stage != stage:
+        raise CheckpointError(
+            f"{shown(checkpoint)} is of a {state.stage} run, this one is {stage}",
+            hint="start a new run: `out_dir=runs/another`",
+        )
 
 
 def _chosen(config: RunConfig, folder: Path, console: Console) -> Path | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 
 from trainer.errors import EngineError
 from trainer.trackers.base import TrackedRun, Tracker
@@ -16,7 +16,7 @@ from trainer.trackers.weights_and_biases import WeightsAndBiases, require_key
 def require_trackers(names: Iterable[str], environ: Mapping[str, str] = os.environ) -> None:
     """Refuse, before anything costs time, what could not be opened later. Raises EngineError."""
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        if find_spec(name) is None:
             raise EngineError(
                 f"the tracker `{name}` is not installed here",
                 why=f"`log.trackers` names it, and there is no package `{name}`",
