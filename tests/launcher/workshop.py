@@ -197,17 +197,23 @@ class Workshop:
             return carry_out(errand, self.outside(ledger, errand))
 
     def gptops(self, *words: str, crash_at: str = "") -> Finished:
-        """The command line, as a process of its own in the project's folder."""
+        """The command line, as a process of its own in the project's folder, to its end."""
+        with self.started(*words, crash_at=crash_at) as process:
+            stdout, stderr = process.communicate()
+        return Finished(process.returncode, stdout, stderr)
+
+    def started(self, *words: str, crash_at: str = "") -> subprocess.Popen[str]:
+        """The same, going on."""
         environment = {"GPTOPS_HOME": str(self.state.root), "PYTHONPATH": str(ROOT), "GPTOPS_CRASH_AT": crash_at}
-        done = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-c", CONSOLE_SCRIPT, *words],
             env={**os.environ, **environment},
             cwd=self.root,
-            capture_output=True,
-            text=True,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        return Finished(done.returncode, done.stdout, done.stderr)
 
     def outside(self, ledger: Ledger, errand: Errand) -> Outside:
         """The real one; nobody waits, and news are kept."""

@@ -1,4 +1,4 @@
-"""A schedule of faults, drawn from a seed: what will go wrong, and when, by the world's clock or by the count of calls."""
+"""A schedule of faults, drawn from a seed: what goes wrong, and when, by the world's clock or the count of calls."""
 
 from __future__ import annotations
 

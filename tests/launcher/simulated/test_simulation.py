@@ -43,14 +43,10 @@ def simulate(seed: int, memory: Path, keys: Path) -> None:
     simulated = Simulated(drawn(seed), folder, keys)
     try:
         found = simulated.violations(simulated.run())
+        assert not found, "\n".join(found)
     except Exception as error:
-        found = [f"{type(error).__name__}: {error}"]
-        last = error
-    else:
-        last = None
-    if found:
-        story = "\n".join(simulated.said[-80:])
-        raise AssertionError("\n".join([*found, str(simulated.schedule), "what was said:", story])) from last
+        story = [f"{type(error).__name__}: {error}", str(simulated.schedule), "what was said:", *simulated.said[-80:]]
+        raise AssertionError("\n".join(story)) from error
     shutil.rmtree(folder)
 
 

@@ -1,4 +1,4 @@
-"""A connection to a machine of the world, keeping the Transport contract. It understands what gptops types on a host."""
+"""A connection to a machine of the world, keeping the Transport contract; it understands what gptops types there."""
 
 from __future__ import annotations
 

@@ -234,9 +234,9 @@ class World:
         """Run and manifest of each checkpoint that is whole there, byte for byte."""
         found = []
         for path, content in machine.files.items():
-            if path.endswith("/MANIFEST.json") and "/.incoming/" not in path and "preparing" not in path:
-                if machine.is_whole(path.rsplit("/", 1)[0], content.decode()):
-                    found.append((path.split("/")[1], content.decode()))
+            is_manifest = path.endswith("/MANIFEST.json") and "/.incoming/" not in path and "preparing" not in path
+            if is_manifest and machine.is_whole(path.rsplit("/", 1)[0], content.decode()):
+                found.append((path.split("/")[1], content.decode()))
         return found
 
     # Training
