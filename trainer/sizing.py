@@ -137,7 +137,7 @@ def memory_estimate(
     """Bytes to train with fp32 weights, half precision by autocast, every activation kept unless it is recomputed."""
     parts = parameter_parts(model)
     parameters, hidden = sum(parts.values()), hidden_matrices(model)
-    matrices = hidden + parts.get("head", parts["token_embedding"])
+    cast = parts.get("head", parts["token_embedding"]) + parts["attention"] + parts["mlp"]
     half = precision != "fp32"
     width = 2 if half else 4
     tokens = micro_batch_size * model.max_seq_len
@@ -146,7 +146,7 @@ def memory_estimate(
         weights=4 * parameters,
         gradients=4 * parameters,
         moments=8 * parameters - (4 * hidden if optimizer == "muon" else 0),
-        casts=2 * matrices if half else 0,
+        casts=2 * cast if half else 0,
         activations=tokens * _activation_bytes_per_token(model, width, activation_checkpointing),
         head=sliced * (width + 4) + (4 * model.vocab_size + width * tokens) * model.d_model,
     )
@@ -180,7 +180,7 @@ def _block_bytes_per_token(model: ModelConfig, width: int) -> int:
 
 def tokens_per_step(config: RunConfig) -> int:
     """Tokens of one optimizer step over all GPUs."""
-    return config.train.global_batch_size * config.model.max_seq_len
+    return config.train.global_batch_size * config.seq_len
 
 
 def tokens_per_run(config: RunConfig) -> int:

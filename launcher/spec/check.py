@@ -118,7 +118,8 @@ def _checked(jobs: Jobs, name: str, overrides: Iterable[str]) -> CheckedJob:
     config = resolve_train(spec, name, jobs, overrides)
     plan = training_plan(config, num_gpus=spec.processes_per_node * spec.resources.nodes)
     if not spec.refusals:
-        warnings += [f"jobs.{name}.train.data.path: {doubt}" for doubt in _data_doubts(jobs, config.data.path)]
+        files = [source for source in config.data.parts() if config.data.is_local(source)]
+        warnings += [f"jobs.{name}.train.data: {doubt}" for source in files for doubt in _data_doubts(jobs, source)]
         unset = [secret for secret in spec.secrets if not os.environ.get(secret)]
         warnings += [f"jobs.{name}.secrets: `{secret}` is not set in this shell" for secret in unset]
     return CheckedJob(name, spec, config, plan, tuple(warnings))
@@ -126,7 +127,7 @@ def _checked(jobs: Jobs, name: str, overrides: Iterable[str]) -> CheckedJob:
 
 def _data_doubts(jobs: Jobs, path: str) -> Iterator[str]:
     """A corpus that the host will not have fails there, after it was paid for."""
-    if path == "sample" or PurePosixPath(path).is_absolute():
+    if PurePosixPath(path).is_absolute():
         return
     root = jobs.path.absolute().parent
     if not (root / path).exists():
