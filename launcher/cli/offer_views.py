@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from launcher.books.budget import Live
     from launcher.hosts.planning import HostPlan
     from launcher.renting.choice import Choice, LeftOut
+    from launcher.renting.markets import Markets
     from launcher.renting.ranking import Forecast, Ranked
 
 OFFER_COLUMNS = (
@@ -85,8 +86,9 @@ def offer_cells(ranked: Ranked) -> list[object]:
     ]
 
 
-def show_offers(choice: Choice, *, everything: bool) -> None:
+def show_offers(found: Markets, *, everything: bool) -> None:
     """The table on stdout; below it, on stderr, why the others were left out: counted, or one by one."""
+    choice = found.choice
     if choice.fitting:
         columns, rows = _without_empty(OFFER_COLUMNS, [offer_cells(ranked) for ranked in choice.fitting])
         console.table(columns, rows)
@@ -96,6 +98,8 @@ def show_offers(choice: Choice, *, everything: bool) -> None:
     tight = sorted({each.offer.gpu_name for each in choice.fitting if each.forecast and each.forecast.is_tight})
     if tight:
         console.say(f"{_TIGHT}, so not first: {', '.join(tight)}")
+    for error in found.silent:
+        console.say(f"not in the list: {error.what}")
     if choice.left_out:
         console.say(f"left out {len(choice.left_out)}: {choice.words}" + ("" if everything else "; --all lists them"))
     if everything:

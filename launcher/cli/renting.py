@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,20 +16,16 @@ from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode
 
 if TYPE_CHECKING:
-    from launcher.books.ledger import InstanceRow, Ledger
+    from launcher.books.ledger import InstanceRow
     from launcher.clock import Clock
-    from launcher.hosts.opening import Guard
     from launcher.hosts.planning import HostPlan
     from launcher.hosts.setup import SetupInputs
     from launcher.paths import StatePaths
-    from launcher.project import Project
     from launcher.providers.base import Provider
-    from launcher.remote.transport import Transport
-    from launcher.renting.choice import Choice
     from launcher.renting.market import RentRequest
     from launcher.renting.ranking import SortBy
     from launcher.renting.renter import Renter
-    from launcher.spec.host_request import Flags, HostRequest
+    from launcher.spec.host_request import HostRequest
 
 app = typer.Typer()
 
@@ -97,22 +91,25 @@ def offers(
     The cost is an estimate: tokens × FLOPs a token ÷ (peak × expected share of it) × price, disk and the checkpoints'
     way home included. Nothing is opened.
     """
+    from launcher.clock import SystemClock
+    from launcher.paths import state_paths
     from launcher.project import find_project
     from launcher.renting.choice import no_offer
+    from launcher.renting.markets import look_around
     from launcher.spec.host_request import Flags
 
     flags = Flags(
         provider, None, gpus, gpu, max_price, job, disk, min_reliability, tuple(region or ()), _spot(spot, bid), bid
     )
-    request, choice, markets = _choice(flags, find_project(Path.cwd()), _sort(sort))
+    found = look_around(flags, find_project(Path.cwd()), state_paths(), SystemClock(), _sort(sort))
     if as_json:
-        console.emit_json(choice_json(choice))
+        console.emit_json(choice_json(found.choice))
     else:
-        show_offers(choice, everything=everything)
-    if not choice.fitting:
+        show_offers(found, everything=everything)
+    if not found.choice.fitting:
         if as_json:
             raise typer.Exit(ExitCode.NO_OFFER)
-        raise no_offer(choice, request.wanted, " or ".join(markets))
+        raise no_offer(found.choice, found.wanted, " or ".join(found.asked))
 
 
 @app.command(
@@ -202,7 +199,9 @@ def _opened(
 ) -> InstanceRow:
     from launcher.books.ledger import Ledger
     from launcher.hosts.closing import finish_leftovers
+    from launcher.hosts.deadman import Armer
     from launcher.hosts.steps import Lines
+    from launcher.renting.guarding import guard_for
     from launcher.renting.renter import Renter
 
     with Ledger(state.ledger, clock) as ledger:
@@ -212,33 +211,9 @@ def _opened(
         _show_plan(plan, request)
         _agree(plan, Renter(provider, ledger, state, clock, lines), request, yes=yes)
         with console.checklist() as steps:
-            guard = _guard(ledger, state, clock, provider, asked, (steps or lines).note)
+            guard = guard_for(asked, provider, Armer(ledger, state, clock, (steps or lines).note))
             renter = Renter(provider, ledger, state, clock, steps or lines, guard=guard)
             return renter.rent(request, setup, first=plan)
-
-
-def _guard(
-    ledger: Ledger,
-    state: StatePaths,
-    clock: Clock,
-    provider: Provider,
-    asked: HostRequest,
-    say: Callable[[str], None],
-) -> Guard:
-    """Sets the dead-man's switch: by the job's budget, or a day."""
-    from launcher.books.budget import Limits, hours_left
-    from launcher.hosts.deadman import DEFAULT_IDLE_MINUTES, Armer
-
-    budget = asked.job.budget if asked.job else None
-    limits = Limits(budget.max_usd, budget.max_hours) if budget else Limits()
-    idle = budget.idle_minutes if budget else DEFAULT_IDLE_MINUTES
-
-    def guard(row: InstanceRow, transport: Transport) -> InstanceRow:
-        hours = hours_left(limits, 0.0, 0.0, row.price_per_hour)
-        armer = Armer(ledger, state, clock, say)
-        return armer.arm(row, provider.off_switch, transport, hours=hours, idle_minutes=idle)
-
-    return guard
 
 
 def _agree(plan: HostPlan, renter: Renter, request: RentRequest, *, yes: bool) -> None:
@@ -265,10 +240,12 @@ def _agree(plan: HostPlan, renter: Renter, request: RentRequest, *, yes: bool) -
 
 
 def _show_dry_run(provider: Provider, request: RentRequest, state: StatePaths, *, as_json: bool) -> None:
+    from launcher.clock import SystemClock
     from launcher.renting.market import best
+    from launcher.renting.markets import bad_machines
     from launcher.renting.ranking import forecast
 
-    plan = best(provider, request, _bad(state, provider.name))
+    plan = best(provider, request, bad_machines(state, SystemClock(), provider.name))
     _show_plan(plan, request)
     if as_json:
         console.emit_json(plan_json(plan, forecast(plan.offer, request.order.work) if request.order.work else None))
@@ -280,55 +257,6 @@ def _show_plan(plan: HostPlan, request: RentRequest) -> None:
     work = request.order.work
     for line in plan_words(plan, forecast(plan.offer, work) if work else None):
         console.say(line)
-
-
-def _choice(flags: Flags, project: Project, sort: SortBy) -> tuple[RentRequest, Choice, list[str]]:
-    """What all the providers that are meant have to offer, in one list; and who answered."""
-    from launcher.errors import GptopsError, KeyRefused, NoOffer, ProviderError
-    from launcher.paths import state_paths
-    from launcher.providers.by_name import open_provider
-    from launcher.renting.asking import rent_request
-    from launcher.renting.choice import Choice
-    from launcher.renting.market import sorted_out
-
-    state, asked_all = state_paths(), _each_provider(flags, project)
-    silent: list[GptopsError] = []
-    choices: dict[str, Choice] = {}
-    for asked in asked_all:
-        request = rent_request(asked, project.name, sort=sort)
-        try:
-            market = open_provider(asked.provider, state, hosts=asked.static_hosts)
-            choices[asked.provider] = sorted_out(market, request, _bad(state, asked.provider))
-        except (KeyRefused, NoOffer, ProviderError) as error:  # NoOffer: a cloud that has no spot machines at all
-            silent.append(error)
-    if not choices:
-        raise silent[0]
-    for each in silent:
-        console.say(f"not in the list: {each.what}")
-    fitting = [ranked.offer for choice in choices.values() for ranked in choice.fitting]
-    left_out = tuple(each for choice in choices.values() for each in choice.left_out)
-    return request, Choice(request.order.ranked(fitting), left_out), list(choices)
-
-
-def _each_provider(flags: Flags, project: Project) -> list[HostRequest]:
-    """The one that was named, by the command line or the job; else every market."""
-    from launcher.providers.by_name import AVAILABLE
-    from launcher.spec.host_request import OWN, host_request
-
-    if flags.provider is not None or flags.job is not None:
-        return [host_request(flags, project)]
-    return [host_request(replace(flags, provider=name), project) for name in AVAILABLE if name not in OWN]
-
-
-def _bad(state: StatePaths, provider: str) -> dict[str, str]:
-    """Machines that failed before. Looking makes no ledger."""
-    from launcher.books.ledger import Ledger
-    from launcher.clock import SystemClock
-
-    if not state.ledger.exists():
-        return {}
-    with Ledger(state.ledger, SystemClock()) as ledger:
-        return ledger.bad_machines(provider)
 
 
 def _sort(word: str) -> SortBy:

@@ -16,7 +16,7 @@ from launcher.books.budget import Live, require_room
 from launcher.books.ledger import InstanceRow, Ledger
 from launcher.clock import Clock
 from launcher.crash import crashpoint
-from launcher.errors import GptopsError, NoOffer, RateLimited, StillOpen
+from launcher.errors import GptopsError, NoOffer, RateLimited
 from launcher.hosts.opening import Guard, Opener
 from launcher.hosts.planning import HostPlan
 from launcher.hosts.setup import SetupInputs
@@ -106,10 +106,8 @@ class _Hunt:
             self._tell(plan)
             try:
                 return self.renter.opener().open(plan, self.setup, patience_seconds=left)
-            except StillOpen:
-                raise
             except GptopsError as error:
-                if not is_worth_another(error):
+                if not plan.is_rented or not is_worth_another(error):
                     raise
                 self._remember(Attempt(plan, error))
             over = self._over(began)
@@ -156,7 +154,7 @@ class _Hunt:
 
 
 def _near(agreed: HostPlan) -> Wanted:
-    wanted, price = agreed.wanted, agreed.offer.price_per_hour
+    wanted = agreed.wanted
     if wanted.max_price_per_hour is not None:
         return wanted
-    return replace(wanted, max_price_per_hour=price * NEXT_SLACK if price else 0.0)
+    return replace(wanted, max_price_per_hour=agreed.offer.price_per_hour * NEXT_SLACK)
