@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from trainer.config import RunConfig
 from trainer.console import duration, size_text
-from trainer.sizing import MemoryEstimate, TrainingPlan
+from trainer.schedule import decay_begins, lr_of
+from trainer.sizing import (
+    GPUS,
+    MemoryEstimate,
+    Precision,
+    TrainingPlan,
+    flops_per_token,
+    memory_estimate,
+    num_parameters,
+    parameter_parts,
+)
+
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+_CONTEXT_GIB = 1
+"""What CUDA itself takes of a GPU, and fragmentation, about."""
 
 
 def plan_text(plan: TrainingPlan) -> str:
@@ -26,3 +41,45 @@ def plan_text(plan: TrainingPlan) -> str:
 def _parts(memory: MemoryEstimate) -> str:
     sizes = {part.name: getattr(memory, part.name) for part in fields(memory)}
     return ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items())
+
+
+def size_text_of(config: RunConfig) -> str:
+    """Parameters by part, memory by precision, FLOPs per token, and the GPUs one process of it fits on."""
+    total = num_parameters(config.model)
+    lines = ["parameters"]
+    for part, count in {**parameter_parts(config.model), "total": total}.items():
+        lines.append(f"  {part.replace('_', ' '):<20} {count:>15,} {count / total:>7.1%}")
+    lines.append(f"memory of a step of {config.train.micro_batch_size} rows of {config.model.max_seq_len}")
+    estimates = {precision: _memory(config, precision) for precision in _PRECISIONS}
+    for part in (*(field.name for field in fields(MemoryEstimate)), "total"):
+        cells = "".join(f" {precision} {size_text(getattr(m, part)):>10}" for precision, m in estimates.items())
+        lines.append(f"  {part:<20}{cells}")
+    lines.append(f"compute              {flops_per_token(config.model):,} FLOPs per token, forward and backward")
+    for precision, estimate in estimates.items():
+        lines.append(f"fits in {precision}         {_fitting(estimate, precision)}")
+    return "\n".join(lines)
+
+
+def schedule_table(config: RunConfig) -> list[tuple[int, float, int]]:
+    """(step, learning rate, tokens before it) at the steps where something changes, and evenly between."""
+    steps, warmup = config.train.max_steps, config.schedule.warmup_steps
+    corners = {0, warmup, decay_begins(steps, config.schedule), steps - 1}
+    chosen = sorted({min(step, steps - 1) for step in corners | {steps * tenth // 10 for tenth in range(10)}})
+    per_step = config.train.global_batch_size * config.seq_len
+    return [(step, lr_of(step, config), step * per_step) for step in chosen]
+
+
+def _memory(config: RunConfig, precision: Precision) -> MemoryEstimate:
+    return memory_estimate(
+        config.model,
+        config.train.micro_batch_size,
+        precision,
+        optimizer=config.optim.kind,
+        activation_checkpointing=config.train.activation_checkpointing,
+    )
+
+
+def _fitting(estimate: MemoryEstimate, precision: Precision) -> str:
+    able = [gpu for gpu in GPUS if precision == "fp32" or gpu.half == precision]
+    names = [gpu.name for gpu in able if estimate.total <= (gpu.memory_gib - _CONTEXT_GIB) * 2**30]
+    return ", ".join(names) or "none of the known GPUs: fewer rows, activation checkpointing, or fsdp over several"
