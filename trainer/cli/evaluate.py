@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.cli.options import add_with_examples
 from trainer.console import Console
 from trainer.errors import DataError, ExitCode
 from trainer.quoting import shown
@@ -30,14 +31,7 @@ examples:
 def add(commands: Commands) -> None:
     """The command `evaluate`."""
     text = "measure a model: loss on text, HellaSwag, lm-eval's tasks"
-    command = commands.add_parser(
-        "evaluate",
-        help=text,
-        description=text,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    command = add_with_examples(commands, "evaluate", text, _EPILOG)
     command.add_argument("model", help="a checkpoint, a run's folder, a folder of transformers, or hf:OWNER/NAME")
     command.add_argument(
         "--data", action="append", metavar="PATH", help="text, or prepared shards; left out, the run's own; several"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.cli.options import add_with_examples
 from trainer.console import Console
 from trainer.errors import ExitCode
 from trainer.quoting import pasteable, shown
@@ -26,14 +27,7 @@ then, in Python:
 def add(commands: Commands) -> None:
     """The command `export`."""
     text = "write a checkpoint as a folder that transformers loads"
-    command = commands.add_parser(
-        "export",
-        help=text,
-        description=text,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    command = add_with_examples(commands, "export", text, _EPILOG)
     command.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder: its newest one")
     command.add_argument("folder", type=Path, help="where to; it must not exist, or be empty")
     command.set_defaults(run=_run)

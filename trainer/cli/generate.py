@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.cli.options import add_with_examples
 from trainer.console import Console
 from trainer.errors import DataError, ExitCode
 
@@ -27,14 +28,7 @@ examples:
 def add(commands: Commands) -> None:
     """The command `generate`."""
     text = "let a checkpoint write"
-    command = commands.add_parser(
-        "generate",
-        help=text,
-        description=text,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    command = add_with_examples(commands, "generate", text, _EPILOG)
     command.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder: its newest one")
     command.add_argument(
         "--prompt", action="append", metavar="TEXT", help="how the text begins (a new line); several run side by side"

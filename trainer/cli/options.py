@@ -14,6 +14,18 @@ if TYPE_CHECKING:  # argparse has this type for annotations only
 _KEYS_HINT = "key=value    any key of the configuration; `python -m trainer config` lists all of them"
 
 
+def add_with_examples(commands: Commands, name: str, text: str, examples: str) -> argparse.ArgumentParser:
+    """A command whose help ends with examples, printed as they stand."""
+    return commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def add_configured(commands: Commands, name: str, text: str) -> argparse.ArgumentParser:
     """A command that takes `--config FILE` and `key=value`."""
     command = commands.add_parser(name, help=text, description=text, epilog=_KEYS_HINT, allow_abbrev=False)

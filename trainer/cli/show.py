@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.cli.options import add_with_examples
 from trainer.config import DataConfig, TokenizerConfig, validated
 from trainer.config.initial import our_config
 from trainer.console import Console
@@ -30,14 +31,7 @@ examples:
 def add(commands: Commands) -> None:
     """The command `show`."""
     text = "show conversations as a model reads them; what it learns is marked"
-    command = commands.add_parser(
-        "show",
-        help=text,
-        description=text,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    command = add_with_examples(commands, "show", text, _EPILOG)
     command.add_argument("data", help="a file, a folder, `alpaca`, `hh-rlhf`, or hf:OWNER/NAME")
     command.add_argument(
         "--tokenizer", metavar="FOLDER", help="a saved tokenizer, a checkpoint, or a run's folder (bytes)"
