@@ -1,12 +1,16 @@
-"""How fast a GPT-2 124M trains here, in turn with transformers' GPT2LMHeadModel and the same fused AdamW.
+"""How fast a GPT trains here, in turn with transformers, and with litgpt and nanoGPT's model where they can be had.
 
-A step is forward, loss, backward, clip and AdamW on batch 4 × 256 tokens, without dropout, fp32 weights, computed in
-fp32 or under bf16 autocast, on the CPU with two threads. Each side lives in a process of its own, both import the
-same packages; they take turns, the first of a round changing each time. Speed is the median step, memory is the
-largest resident size after the imports: weights, moments, gradients and activations.
+A step is forward, loss, backward, clip and AdamW without dropout, fp32 weights, computed in fp32 or bf16 autocast,
+on random tokens. Sizes: `124M` is GPT-2, batch 4 x 256 tokens; `10M` is nanoGPT's character model, 384 wide, 6 layers,
+65 characters, batch 16 x 256. Every side has the same optimizer, torch's fused AdamW. litgpt has no GPT-2: it is its
+NeoX of the same width, depth and vocabulary, with a head of its own. Each side lives in a process of its own; they take
+turns, the first of a round changing each time. Speed is the median step, memory is the largest resident size after the
+imports, on a GPU what PyTorch allocated at most.
 
-    python scripts/benchmarks/train_step.py                    fp32 and bf16
-    python scripts/benchmarks/train_step.py bf16 --rounds 20
+    python scripts/benchmarks/train_step.py                               124M, fp32 and bf16
+    python scripts/benchmarks/train_step.py bf16 --size 10M --rounds 20
+    python scripts/benchmarks/train_step.py --litgpt VENV/bin/python --nanogpt CHECKOUT
+    python scripts/benchmarks/train_step.py bf16 --device cuda --batch 16 --tokens 1024 --compile
 """
 
 from __future__ import annotations
@@ -18,69 +22,112 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SIDES = ("gptops", "transformers")
+SIDES = ("gptops", "transformers", "litgpt", "nanogpt")
 PRECISIONS = ("fp32", "bf16")
-BATCH, TOKENS, THREADS = 4, 256, 2
 WARM_UP, STEPS_A_TURN = 2, 2
 
 
+@dataclass(frozen=True)
+class Size:
+    """A model and a batch."""
+
+    d_model: int
+    layers: int
+    heads: int
+    vocabulary: int
+    batch: int
+    tokens: int = 256
+
+
+SIZES = {"124M": Size(768, 12, 12, 50257, batch=4), "10M": Size(384, 6, 6, 65, batch=16)}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("precision", nargs="?", choices=PRECISIONS, help="only this one")
-    parser.add_argument("--rounds", type=int, default=6, help="turns of each side")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parsed()
     if options.side:
-        take_turns(options.side, options.precision)
+        take_turns(options)
         return
     precisions = [options.precision] if options.precision else PRECISIONS
-    results = {precision: compared(precision, options.rounds) for precision in precisions}
+    results = {precision: compared(precision, options) for precision in precisions}
     print(json.dumps(results))
 
 
-def compared(precision: str, rounds: int) -> dict[str, Any]:
-    """Both sides in one precision, measured in turn, and their ratios."""
-    processes = {side: start(side, precision) for side in SIDES}
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for side in SIDES:
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("precision", nargs="?", choices=PRECISIONS, help="only this one")
+    parser.add_argument("--size", choices=SIZES, default="124M")
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each side")
+    parser.add_argument("--threads", type=int, default=2, help="of the processor, for each side")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, help="sequences, instead of the size's own")
+    parser.add_argument("--tokens", type=int, help="per sequence, instead of 256")
+    parser.add_argument("--compile", action="store_true", help="torch.compile every model")
+    parser.add_argument("--litgpt", metavar="PYTHON", help="an interpreter that has litgpt and this one's packages")
+    parser.add_argument("--nanogpt", metavar="DIR", help="a checkout of nanoGPT: its model.py")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def compared(precision: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All sides in one precision, measured in turn, and their ratios."""
+    sides = [side for side in SIDES if side in ("gptops", "transformers") or getattr(options, side)]
+    processes = {side: start(side, precision, options) for side in sides}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for side in sides:
         turn(processes[side], WARM_UP)
-    for number in range(rounds):
-        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+    for number in range(options.rounds):
+        for side in sides if number % 2 == 0 else sides[::-1]:
             seconds[side] += turn(processes[side], STEPS_A_TURN)
-    peak_mb = {side: finish(processes[side]) for side in SIDES}
-    speed = {side: BATCH * TOKENS / statistics.median(seconds[side]) for side in SIDES}
-    ours, theirs = SIDES
-    for side in SIDES:
-        print(f"{precision}  {side:<12}  {speed[side]:7.1f} tok/s  peak {peak_mb[side]:7.1f} MB", file=sys.stderr)
-    result = {
-        "tokens_per_second": {side: round(speed[side], 1) for side in SIDES},
-        "peak_mb": {side: round(peak_mb[side], 1) for side in SIDES},
-        "speed_ratio": round(speed[ours] / speed[theirs], 3),
-        "memory_ratio": round(peak_mb[ours] / peak_mb[theirs], 3),
+    peak_mb = {side: finish(processes[side]) for side in sides}
+    size = sized(options)
+    speed = {side: size.batch * size.tokens / statistics.median(seconds[side]) for side in sides}
+    ratios = {f"{side}_speed_ratio": round(speed["gptops"] / speed[side], 3) for side in sides[1:]}
+    memory = {f"{side}_memory_ratio": round(peak_mb["gptops"] / peak_mb[side], 3) for side in sides[1:]}
+    for side in sides:
+        beside = f"  {speed['gptops'] / speed[side]:6.3f} x   memory {peak_mb['gptops'] / peak_mb[side]:6.3f} x"
+        print(
+            f"{precision}  {options.size}  {side:<12}  {speed[side]:9.1f} tok/s  peak {peak_mb[side]:8.1f} MB"
+            + (beside if side != "gptops" else ""),
+            file=sys.stderr,
+            flush=True,
+        )
+    return {
+        "tokens_per_second": {side: round(speed[side], 1) for side in sides},
+        "peak_mb": {side: round(peak_mb[side], 1) for side in sides},
+        # The one that the README quotes.
+        "speed_ratio": ratios["transformers_speed_ratio"],
+        "memory_ratio": memory["transformers_memory_ratio"],
+        **ratios,
+        **memory,
     }
-    print(
-        f"{precision}  ratio         {result['speed_ratio']:7.3f} ×      memory {result['memory_ratio']:5.3f} ×",
-        file=sys.stderr,
-        flush=True,
-    )
-    return result
 
 
-def start(side: str, precision: str) -> subprocess.Popen[str]:
+def sized(options: argparse.Namespace) -> Size:
+    own = SIZES[options.size]
+    batch, tokens = options.batch or own.batch, options.tokens or own.tokens
+    return Size(own.d_model, own.layers, own.heads, own.vocabulary, batch, tokens)
+
+
+def start(side: str, precision: str, options: argparse.Namespace) -> subprocess.Popen[str]:
     """One side, built and waiting for its turn."""
     root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
-    threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
+    more = [options.nanogpt] if side == "nanogpt" else []
+    paths = os.pathsep.join(part for part in (str(root), *more, os.environ.get("PYTHONPATH")) if part)
+    threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
     environment = {**os.environ, **threads, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
-    argv = [sys.executable, __file__, precision, "--side", side]
+    interpreter = options.litgpt if side == "litgpt" else sys.executable
+    argv = [interpreter, __file__, precision, "--side", side, "--size", options.size, "--device", options.device]
+    argv += ["--threads", str(options.threads), *(["--compile"] if options.compile else [])]
+    argv += [f"--batch={sized(options).batch}", f"--tokens={sized(options).tokens}"]
     return subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def turn(process: subprocess.Popen[str], steps: int) -> list[float]:
-    """Seconds of each of `steps` steps of one side, while the other waits."""
+    """Seconds of each of `steps` steps of one side, while the others wait."""
     return [float(second) for second in ask(process, str(steps))]
 
 
@@ -102,74 +149,137 @@ def ask(process: subprocess.Popen[str], words: str) -> list[Any]:
     return list(json.loads(answer))
 
 
-def take_turns(side: str, precision: str) -> None:
+def take_turns(options: argparse.Namespace) -> None:
     """The measured process: reads a number of steps, takes them, answers with their seconds."""
+    sys.stdout, answers = sys.stderr, sys.stdout  # what a peer prints is no answer
     import torch
-    import transformers  # noqa: F401 - both sides import both, so that memory counts the work alone
+    import transformers  # noqa: F401 - every side imports it, so that memory counts the work alone
 
     from trainer.loop import optim  # noqa: F401
-    from trainer.models import model  # noqa: F401
+    from trainer.models import build  # noqa: F401
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(options.threads)
     torch.manual_seed(1337)
+    on_gpu = options.device == "cuda"
     before_mb = memory_mb("VmRSS")
-    step = our_step(precision) if side == "gptops" else their_step(precision)
+    step = step_of(options)
     for line in sys.stdin:
         if line.strip() == "peak":
-            print(json.dumps([memory_mb("VmHWM") - before_mb]), flush=True)
+            peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else memory_mb("VmHWM") - before_mb
+            print(json.dumps([peak]), file=answers, flush=True)
             return
         seconds = []
         for _ in range(int(line)):
             began = time.perf_counter()
             step()
+            if on_gpu:
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - began)
-        print(json.dumps(seconds), flush=True)
+        print(json.dumps(seconds), file=answers, flush=True)
 
 
-def our_step(precision: str) -> Any:
-    """One optimizer step as the engine takes it."""
+def step_of(options: argparse.Namespace) -> Any:
+    """One optimizer step of a side; `loss_of` is what its own training code does with a batch."""
     import torch
 
-    from trainer.config import ModelConfig, OptimConfig
-    from trainer.loop.optim import make_optimizer
-    from trainer.models.model import GPT
+    size, device = sized(options), options.device
+    made = {"gptops": ours, "transformers": of_transformers, "litgpt": of_litgpt, "nanogpt": of_nanogpt}[options.side]
+    with torch.device(device):
+        model, loss_of = made(size, options.compile)
+        rows = torch.randint(size.vocabulary, (size.batch, size.tokens + 1))
+    if options.side == "gptops":
+        from trainer.config import OptimConfig
+        from trainer.loop.optim import make_optimizer
 
-    model = GPT(ModelConfig(preset="gpt2"))
-    optimizer = make_optimizer(model, OptimConfig())
-    rows = torch.randint(50257, (BATCH, TOKENS + 1))
-    ids_BT, labels_BT = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-
-    def step() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss_sum = model(ids_BT, labels_BT).loss_sum
-        (loss_sum / labels_BT.numel()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def their_step(precision: str) -> Any:
-    """The same step as one writes it with transformers: sdpa attention, its own loss, no key-value cache."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, logging
-
-    logging.set_verbosity_error()
-    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
-    model = GPT2LMHeadModel._from_config(GPT2Config(**off), attn_implementation="sdpa").train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    ids_BT = torch.randint(50257, (BATCH, TOKENS))
+        optimizer = make_optimizer(model, OptimConfig())
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    ids, labels = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
     def step() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(input_ids=ids_BT, labels=ids_BT).loss
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
+            loss = loss_of(ids, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def compiled(model: Any, wanted: bool) -> Any:
+    import torch
+
+    return torch.compile(model) if wanted else model
+
+
+def ours(size: Size, wants_compiled: bool) -> tuple[Any, Any]:
+    from trainer.config import ModelConfig
+    from trainer.models.model import GPT
+
+    model = GPT(
+        ModelConfig(
+            d_model=size.d_model,
+            n_layers=size.layers,
+            n_heads=size.heads,
+            max_seq_len=max(1024, size.tokens),
+            vocab_size=size.vocabulary,
+        )
+    )
+    forward = compiled(model, wants_compiled)
+    return model, lambda ids, labels: forward(ids, labels).loss_sum / labels.numel()
+
+
+def of_transformers(size: Size, wants_compiled: bool) -> tuple[Any, Any]:
+    """As one writes it with transformers: sdpa attention, its own loss, no key-value cache."""
+    from transformers import GPT2Config, GPT2LMHeadModel, logging
+
+    logging.set_verbosity_error()
+    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
+    shape = {"n_embd": size.d_model, "n_layer": size.layers, "n_head": size.heads, "vocab_size": size.vocabulary}
+    config = GPT2Config(**off, **shape, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").train()
+    forward = compiled(model, wants_compiled)
+    return model, lambda ids, labels: forward(input_ids=ids, labels=ids).loss
+
+
+def of_litgpt(size: Size, wants_compiled: bool) -> tuple[Any, Any]:
+    """As its pretraining script: logits, then its chunked cross entropy."""
+    from litgpt.model import GPT, Config
+    from litgpt.utils import chunked_cross_entropy
+
+    config = Config(
+        block_size=max(1024, size.tokens),
+        n_layer=size.layers,
+        n_head=size.heads,
+        n_embd=size.d_model,
+        padded_vocab_size=size.vocabulary,
+        vocab_size=size.vocabulary,
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        gelu_approximate="tanh",
+    )
+    model = GPT(config)
+    forward = compiled(model, wants_compiled)
+    return model, lambda ids, labels: chunked_cross_entropy(forward(ids), labels)
+
+
+def of_nanogpt(size: Size, wants_compiled: bool) -> tuple[Any, Any]:
+    """Its model.py, as its train.py calls it."""
+    from model import GPT, GPTConfig  # of the checkout
+
+    config = GPTConfig(
+        block_size=max(1024, size.tokens),
+        vocab_size=size.vocabulary,
+        n_layer=size.layers,
+        n_head=size.heads,
+        n_embd=size.d_model,
+        dropout=0.0,
+        bias=True,
+    )
+    model = GPT(config)
+    forward = compiled(model, wants_compiled)
+    return model, lambda ids, labels: forward(ids, labels)[1]
 
 
 def memory_mb(field: str) -> float:
