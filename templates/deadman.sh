@@ -15,6 +15,7 @@
 #            final       seconds from now until the bill ends, whatever is not yet at home
 #            idle        seconds without a run and without anybody, after which it ends too; 0: never
 #            save        seconds a run gets to save
+#            pulse       seconds between two looks
 #            renewable   yes: each visit sets deadline and final anew
 #
 #   armed ─ deadline, or idle ─▶ stopping ─ no run lives ─▶ saving ─ all checkpoints at home, or final ─▶ ending ─▶ …
@@ -35,7 +36,6 @@ ticks=${GPTOPS_SWITCH_CLOCK:-/proc} # where uptime is read
 terminals=${GPTOPS_SWITCH_TERMINALS:-/dev/pts}
 first_environ=${GPTOPS_SWITCH_ENVIRON:-/proc/1/environ}
 etc_environment=${GPTOPS_SWITCH_ETC:-/etc/environment}
-pulse=${GPTOPS_SWITCH_PULSE:-15}
 
 # Pauses between two tries to end the bill: doubled each time, so that a provider in trouble is not pressed.
 first_pause=5
@@ -142,7 +142,7 @@ arm() {
     resume_clock
     {
         echo "serial=$clock.$$"
-        for name in kind api idle save renewable; do sed -n "s/^$name=/&/p" "$state/plan.tmp$$"; done
+        for name in kind api idle save pulse renewable; do sed -n "s/^$name=/&/p" "$state/plan.tmp$$"; done
         for name in deadline final; do
             seconds=$(sed -n "s/^$name=//p" "$state/plan.tmp$$")
             number "$seconds" || { say "the plan has no $name"; exit 64; }
@@ -199,8 +199,11 @@ start() {
 # A container that restarts begins its providers' start scripts again; ours then goes on where it was.
 hook_into_restarts() {
     case $(planned kind) in
-    vast) hook=${GPTOPS_SWITCH_HOOK:-/root/onstart.sh} ;;
-    runpod) hook=${GPTOPS_SWITCH_HOOK:-/post_start.sh} ;;
+    vast) hook=${GPTOPS_SWITCH_HOOK:-${HOME:-/root}/onstart.sh} ;; # root's, where Vast keeps it
+    runpod)
+        hook=${GPTOPS_SWITCH_HOOK:-/post_start.sh} # what /start.sh of their images runs last
+        [ -n "${GPTOPS_SWITCH_HOOK-}" ] || [ -f /start.sh ] || return 0
+        ;;
     *) return 0 ;;
     esac
     line="sh '$root/deadman.sh' start"
@@ -259,6 +262,8 @@ read_plan() {
     value=$(planned api)
     api=${value:-${api-}}
     [ "$save" -gt 0 ] || save=300
+    value=$(planned pulse)
+    pulse=${GPTOPS_SWITCH_PULSE:-${value:-15}}
     # Armed again meanwhile; but what is being ended stays ended.
     value=$(planned serial)
     if [ -n "$value" ] && [ "$value" != "$serial" ]; then

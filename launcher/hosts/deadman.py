@@ -53,6 +53,8 @@ class SwitchPlan:
     idle_seconds: int
     renewable: bool
     """Each visit counts the deadlines anew: where no budget sets them."""
+    pulse_seconds: int = 15
+    """Between two looks."""
 
     @property
     def text(self) -> str:
@@ -64,6 +66,7 @@ class SwitchPlan:
             "final": self.final_seconds,
             "idle": self.idle_seconds,
             "save": SAVE_SECONDS,
+            "pulse": self.pulse_seconds,
             "renewable": "yes" if self.renewable else "no",
         }
         return "".join(f"{name}={value}\n" for name, value in lines.items())
