@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from launcher.mention import mentions
 from launcher.providers.base import Offer, Wanted
 from launcher.renting.choice import Choice, LeftOut, choose, no_offer
 from launcher.renting.cuda import CUDA_OF_TORCH, needed_cuda
-from launcher.renting.ranking import Order, SortBy
+from launcher.renting.ranking import Order, SortBy, Workload
 from launcher.running.render import constraints
 from launcher.spec.defaults import DEFAULT_IMAGE
 
@@ -197,3 +199,56 @@ def test_the_image_tells_the_cuda_of_its_torch_else_the_wheel_that_is_installed(
 def test_the_torch_of_the_constraints_is_one_whose_cuda_is_known() -> None:
     assert needed_cuda("ubuntu", constraints()) is not None, "add the new torch to CUDA_OF_TORCH"
     assert needed_cuda("ubuntu", "torch==9.9.0\n") is None
+
+
+# Whatever the market has
+
+
+maybe = st.none() | st.floats(0, 1)
+any_offer = st.builds(
+    Offer,
+    provider=st.just("vast"),
+    offer_id=st.uuids().map(str),
+    description=st.just("some"),
+    gpus=st.integers(0, 8),
+    gpu_name=st.sampled_from(["", "H100 SXM", "A100 SXM4", "Z9000"]),
+    price_per_hour=st.floats(0, 40),
+    spot=st.booleans(),
+    min_bid=st.none() | st.floats(0, 40),
+    machine_id=st.sampled_from(["", "good", "bad"]),
+    location=st.sampled_from(["", "Oregon, US", "Germany, DE"]),
+    reliability=maybe,
+    cuda=st.none() | st.floats(11, 14),
+    disk_gib=st.none() | st.floats(0, 1000),
+    gpu_ram_gib=st.none() | st.floats(8, 200),
+)
+any_wish = st.builds(
+    Wanted,
+    gpus=st.integers(0, 8),
+    gpu_names=st.sampled_from([(), ("H100",), ("H100", "A100")]),
+    disk_gib=st.integers(0, 500),
+    max_price_per_hour=st.none() | st.floats(0, 40),
+    min_reliability=st.floats(0, 1),
+    spot=st.booleans(),
+    bid=st.none() | st.floats(0.001, 40),
+    regions=st.sampled_from([(), ("US",)]),
+    min_cuda=st.none() | st.just(13.0),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(any_offer, max_size=8), any_wish, st.sampled_from([None, Workload(1e20, 8, 10**9, 40.0)]))
+def test_each_offer_fits_or_has_a_reason_and_the_order_is_one(
+    offers: list[Offer], wanted: Wanted, work: Workload | None
+) -> None:
+    choice = choose(offers, wanted, bad={"bad": "no sshd"}, order=Order(work=work))
+    sorted_out = [ranked.offer for ranked in choice.fitting] + [each.offer for each in choice.left_out]
+    assert sorted(each.offer_id for each in sorted_out) == sorted(each.offer_id for each in offers)
+    assert all(each.reason for each in choice.left_out)
+    assert sum(choice.counted.values()) == len(choice.left_out)
+    assert [choose([ranked.offer], wanted, bad={"bad": ""}).fitting != () for ranked in choice.fitting].count(
+        False
+    ) == 0
+    costs = [ranked.forecast.total for ranked in choice.fitting if ranked.forecast and not ranked.forecast.is_tight]
+    assert costs == sorted(costs)
+    assert no_offer(choice, wanted, "vast").what
