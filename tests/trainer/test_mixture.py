@@ -129,6 +129,23 @@ def test_a_bpe_is_trained_once_on_all_sources(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
+def test_folders_of_shards_are_mixed_with_the_tokenizer_they_have(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abab " * 300)
+    tokenizer = {"kind": "bpe", "vocab_size": 300}
+    text = {"path": str(tmp_path / "a.txt"), "tokenizer": tokenizer}
+    for name, fraction in (("one", 0.1), ("two", 0.2)):
+        prepare_all(run_config({"data": {**text, "val_fraction": fraction}}, source="test").data, tmp_path / name)
+    weights = {str(tmp_path / "one"): 0.5, str(tmp_path / "two"): 0.5}
+    config = run_config({"data": {"datasets": weights, "tokenizer": tokenizer}}, source="test")
+    mixture = prepare_all(config.data, tmp_path / "out")
+    assert [part.shards.root for part in mixture.parts] == [tmp_path / "one", tmp_path / "two"]
+    assert not (tmp_path / "out").exists()
+    weights = {str(tmp_path / "one"): 0.5, str(tmp_path / "a.txt"): 0.5}
+    config = run_config({"data": {"datasets": weights, "tokenizer": tokenizer}}, source="test")
+    with pytest.raises(DataError, match="prepared already"):
+        prepare_all(config.data, tmp_path / "out")
+
+
 def test_sources_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some text " * 30)
     for kind in ("bytes", "bpe"):

@@ -17,8 +17,11 @@ import pytest
 from tests.trainer.gpt2_bpe import gpt2_cache
 from tests.trainer.unprivileged import open_folder, unprivileged
 from trainer.config import DataConfig, TokenizerConfig
-from trainer.data import Progress, ShardSet, TokenRows, open_shards, prepare
+from trainer.data import Mixture, Progress, ShardSet, TokenRows, open_shards, prepare
+from trainer.data.opening import open_source
+from trainer.data.progress import Clock
 from trainer.errors import DataError
+from trainer.preparing import progress_line, summary
 from trainer.tokenizer import END_OF_TEXT, pieces
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +76,13 @@ def test_a_long_document_gives_the_ids_it_gives_as_a_whole(tmp_path: Path) -> No
     shards = prepare(config(tmp_path, BPE), tmp_path / "out")
     assert len(list(pieces([text]))) > 2
     assert stream(shards) == [*shards.load_tokenizer().encode(text), shards.eot_id]
+
+
+def test_documents_without_text_are_left_out_and_counted(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "c.jsonl").write_text('{"text": ""}\n{"text": null}\n{"text": " \\n"}\n{"text": "x"}\n')
+    shards = prepare(config(corpus), tmp_path / "out")
+    assert (shards.documents, shards.index.empty_documents) == (52, 3)
+    assert "52 documents (3 without text left out)" in summary(Mixture.of_one(shards))
 
 
 def test_what_is_finished_is_not_done_again(corpus: Path, tmp_path: Path) -> None:
@@ -175,6 +185,22 @@ def test_progress_counts_up_to_the_whole_corpus(corpus: Path, tmp_path: Path) ->
     last = said[-1]
     assert (last.documents, last.tokens, last.bytes_done) == (shards.documents, shards.tokens, total)
     assert last.tokens_per_second > 0
+
+
+def test_the_time_that_is_left_is_counted_by_the_limit_that_is_nearest(corpus: Path) -> None:
+    seconds = iter([100.0, 110.0, 120.0])
+    limited = config(corpus, max_tokens=1000)
+    clock = Clock(limited, open_source(limited), 200, now=lambda: next(seconds))
+    first = clock.look(documents=3, tokens=300, samples=3, bytes_done=10)
+    assert (first.share, first.eta_seconds, first.tokens_per_second) == (0.3, None, 10.0)
+    second = clock.look(documents=4, tokens=500, samples=4, bytes_done=20)
+    assert (second.share, second.tokens_per_second) == (0.5, 15.0)
+    assert second.eta_seconds == pytest.approx(20 * 0.5 / 0.2)
+    name = f"`{corpus}`"
+    assert progress_line(second) == (
+        f"encoding {name}  [############------------]  50%  4 documents  500 tokens  tok/s 15  eta 50s"
+    )
+    assert progress_line(Progress("waiting", "`c4`")) == "another process prepares `c4`"
 
 
 @pytest.mark.parametrize("tokenizer", [BYTES, BPE], ids=["bytes", "bpe"])

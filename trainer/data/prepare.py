@@ -41,7 +41,7 @@ def prepare(config: DataConfig, out: Path, report: Report = silently, *, shard_t
     one works, the others wait for it. Raises DataError; then what was visible in `out` is what it was before.
     """
     assert not config.datasets, "one source at a time"
-    if hub_source(config.path) is None and is_prepared(corpus_path(config.path)):
+    if is_prepared_already(config):
         return _opened(corpus_path(config.path), config.tokenizer)
     source = open_source(config)
     fingerprint = _fingerprint(source, config, shard_tokens)
@@ -55,6 +55,11 @@ def prepare(config: DataConfig, out: Path, report: Report = silently, *, shard_t
             forget_journal(out)
             forget_leftovers(out, shards.index)
     return shards
+
+
+def is_prepared_already(config: DataConfig) -> bool:
+    """Whether `config.path` is a folder of shards, which bring their tokenizer with them."""
+    return hub_source(config.path) is None and is_prepared(corpus_path(config.path))
 
 
 def _opened(folder: Path, config: TokenizerConfig) -> ShardSet:
