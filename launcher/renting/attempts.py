@@ -31,6 +31,8 @@ class Attempt:
 
     plan: HostPlan
     error: GptopsError
+    was_hurried: bool = False
+    """The deadline left it less time than a machine of its kind may take."""
 
     @property
     def was_there(self) -> bool:
@@ -40,11 +42,11 @@ class Attempt:
     @property
     def is_the_machines_fault(self) -> bool:
         """Worth remembering: the same machine would fail again. What setup.sh misses, the image lacks."""
-        return isinstance(self.error, THE_MACHINES) and not isinstance(self.error, SetupUnfit) and not self._was_taken
-
-    @property
-    def _was_taken(self) -> bool:
-        return isinstance(self.error, NeverReady) and self.error.is_the_markets
+        if isinstance(self.error, Unreachable):
+            return not self.was_hurried
+        if isinstance(self.error, NeverReady):
+            return not self.error.is_the_markets
+        return isinstance(self.error, THE_MACHINES) and not isinstance(self.error, SetupUnfit)
 
     @property
     def words(self) -> str:

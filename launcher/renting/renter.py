@@ -109,7 +109,7 @@ class _Hunt:
             except GptopsError as error:
                 if not plan.is_rented or not is_worth_another(error):
                     raise
-                self._remember(Attempt(plan, error))
+                self._remember(Attempt(plan, error, was_hurried=left < plan.offer.ready_within_seconds))
             over = self._over(began)
             if over:
                 raise none_became_ready(self.attempts, over) from self.attempts[-1].error

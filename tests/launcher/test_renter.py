@@ -202,25 +202,32 @@ def test_a_machine_that_an_error_names_is_ours_and_ended(vast_rows: VastCloud, a
 
 
 @pytest.mark.parametrize(
-    ("scenario", "options", "kind"),
+    ("scenario", "minutes", "kind", "banned"),
     [
-        ("loading_forever", {}, Unreachable),
-        ("oci_error", {}, NeverReady),
-        ("sshd_late", {"seconds": 1e9}, Unreachable),
+        ("loading_forever", 30, Unreachable, {CHEAPEST}),
+        ("loading_forever", 2, Unreachable, set()),  # it was not given the time that loading may take
+        ("oci_error", 2, NeverReady, {CHEAPEST}),
     ],
 )
 def test_a_machine_that_never_answers_is_ended_in_time_and_not_taken_again(
     vast_rows: VastCloud,  # noqa: F811
     agency: Agency,
     scenario: str,
-    options: dict[str, float],
+    minutes: float,
     kind: type[GptopsError],
+    banned: set[str],
 ) -> None:
-    vast_rows.script(scenario, **options)
-    agency.fails(kind, tries=1, deadline_seconds=120.0)
-    assert agency.bad() == {CHEAPEST}
+    vast_rows.script(scenario)
+    agency.fails(kind, tries=1, deadline_seconds=60 * minutes)
+    assert agency.bad() == banned
     assert nothing_bills(vast_rows)
     assert agency.ledger.instances() == []
+
+
+def test_a_machine_where_nobody_listens_is_ended(vast_rows: VastCloud, agency: Agency) -> None:  # noqa: F811
+    error = agency.fails(Unreachable, tries=1, deadline_seconds=60.0)
+    assert "refused" in error.why
+    assert nothing_bills(vast_rows)
 
 
 @pytest.mark.parametrize("scenario", ["wrong_gpus", "broken_nvidia_smi", "old_driver"])
