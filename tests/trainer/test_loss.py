@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trainer.models import loss
 from trainer.models.loss import IGNORE_INDEX, linear_cross_entropy
@@ -91,3 +94,30 @@ def test_fp16_goes_through_autograd_so_that_the_loss_scale_reaches_it(batch: tup
     assert loss_sum.dtype == torch.float32
     assert math.isclose(loss_sum.item(), plain(*batch).item(), rel_tol=1e-3)
     assert torch.isfinite(hidden_MD.grad).all()
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the most numbers any tensor had that was made under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
+        self.numbers = max([self.numbers, *(tensor.numel() for tensor in made)])
+        return result
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_logits_of_a_batch_are_never_all_there(monkeypatch: pytest.MonkeyPatch, half: bool) -> None:
+    monkeypatch.setattr(loss, "SLICE_LOGITS", 4 * V)
+    hidden_MD, weight_VD = torch.randn(64, D, requires_grad=True), torch.randn(V, D, requires_grad=True)
+    labels_M = torch.randint(V, (64,))
+    numbers = []
+    for function in (linear_cross_entropy, plain):
+        with _Largest() as largest, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            function(hidden_MD, weight_VD, labels_M).backward()
+        numbers.append(largest.numbers)
+    assert numbers == [V * D, 64 * V]  # the gradient of the head is the largest; the plain way makes all logits

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.trainer.tiny import assert_same_run, checkpoint, largest_difference, run_trainer, train_tiny, weights
 from trainer.config import ModelConfig, OptimConfig
 from trainer.loop import optim_muon
 from trainer.loop.optim import make_optimizer, set_lr
@@ -143,3 +146,24 @@ def test_many_matrices_of_one_shape_may_be_taken_in_slices(monkeypatch: pytest.M
         results.append(model.state_dict())
     for name, tensor in results[0].items():
         torch.testing.assert_close(tensor, results[1][name], rtol=1e-2, atol=1e-4)
+
+
+RUN = ("model.arch=modern", "model.tied_head=false", "optim.kind=muon", "schedule.kind=wsd", "model.dropout=0")
+
+
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train_tiny(straight, *RUN, "train.max_steps=6", "checkpoint.every_steps=3")
+    train_tiny(resumed, *RUN, "train.max_steps=6", "checkpoint.every_steps=3")
+    shutil.rmtree(checkpoint(resumed, 6))  # as if it had been killed before
+    train_tiny(resumed, *RUN, "train.max_steps=6", "checkpoint.every_steps=3")
+    assert_same_run(straight, resumed, 6)
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    steps = ("train.max_steps=4", "eval.every_steps=4", "checkpoint.every_steps=4")
+    train_tiny(one, *RUN, *steps)
+    code, _, err = run_trainer(two, *RUN, *steps, processes=2)
+    assert code == 0, err
+    assert largest_difference(weights(one, 4), weights(two, 4)) < 0.02  # bf16 in the iteration turns 1e-7 into 1e-3
