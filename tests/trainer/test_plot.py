@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from tests.trainer.tiny import ROOT
 from trainer.cli import main
 from trainer.errors import DataError, ExitCode
 from trainer.plotting.braille import drawn
@@ -134,3 +137,9 @@ def test_another_ending_is_an_error_that_names_the_right_ones(
 def test_the_running_mean_looks_back_only() -> None:
     assert running_mean([4.0, 2.0, 6.0, 8.0], 1) == [4.0, 3.0, 4.0, 7.0]
     assert running_mean([1.0, 2.0], 0) == [1.0, 2.0]
+
+
+def test_drawing_needs_no_torch(tmp_path: Path) -> None:
+    program = "import sys; from trainer.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = ["plot", str(run_at(tmp_path / "run"))]
+    assert subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True).returncode == 0

@@ -27,7 +27,7 @@ def config_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("words", [[], ["pretrain"], ["prepare"], ["generate"]])
+@pytest.mark.parametrize("words", [[], ["pretrain"], ["prepare"], ["generate"], ["plot"]])
 def test_help_says_what_there_is(words: list[str], golden: Golden, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*words, "--help"])
