@@ -17,10 +17,10 @@ import pytest
 from tests.trainer.gpt2_bpe import gpt2_cache
 from tests.trainer.unprivileged import open_folder, unprivileged
 from trainer.config import DataConfig, TokenizerConfig
-from trainer.data import Mixture, Progress, ShardSet, TokenRows, open_shards, prepare
+from trainer.data import Mixture, Progress, ShardSet, TokenRows, encoding, open_shards, prepare
 from trainer.data.opening import open_source
 from trainer.data.progress import Clock
-from trainer.errors import DataError
+from trainer.errors import DataError, ExitCode, TrainerError
 from trainer.preparing import progress_line, summary
 from trainer.tokenizer import END_OF_TEXT, pieces
 
@@ -241,6 +241,28 @@ def test_ctrl_c_leaves_the_older_shards_as_they_were(corpus: Path, tmp_path: Pat
     assert all(".tmp/" in name or name == "progress.json" for name in after.keys() - before.keys())
     prepare(config(corpus), tmp_path / "out")
     assert tree(tmp_path / "out") == before, "what was half done for another input is removed"
+
+
+class AskedToStop(TrainerError):
+    exit_code = ExitCode.STOPPED
+
+
+def test_what_was_asked_to_stop_goes_on_later(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 100)
+    said: list[Progress] = []
+
+    def stop_at_the_third(progress: Progress) -> None:
+        said.append(progress)
+        if len(said) == 3:
+            raise AskedToStop("stopped by SIGTERM")
+
+    with pytest.raises(AskedToStop):
+        prepare(config(corpus), tmp_path / "out", stop_at_the_third)
+    done, before = said[-1].tokens, len(said)
+    prepare(config(corpus), tmp_path / "out", said.append)
+    assert said[before].tokens > done, "what was done is not done again"
+    prepare(config(corpus), tmp_path / "straight")
+    assert tree(tmp_path / "out") == tree(tmp_path / "straight")
 
 
 def test_a_corpus_that_changes_while_it_is_read_is_refused(corpus: Path, tmp_path: Path) -> None:

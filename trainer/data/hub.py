@@ -16,9 +16,9 @@ from typing import Any
 from trainer.config.sources import HubSource
 from trainer.data.columns import Columns
 from trainer.data.documents import START, Document, Place
-from trainer.data.hub_errors import may_pass, refusal, unreachable
+from trainer.data.hub_errors import chain, may_pass, refusal, unreachable
 from trainer.data.row_files import require_text_columns
-from trainer.errors import DataError
+from trainer.errors import DataError, TrainerError
 
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Between two attempts, while nothing is read; `datasets` itself has tried several times by then."""
@@ -80,8 +80,6 @@ class HubText:
                     yield Place(place.file, row), text
                     attempts, row = 0, row + 1
                 return
-            except DataError:
-                raise
             except Exception as error:  # noqa: BLE001 - whatever `datasets` and what it stands on raise
                 self._pause_or_raise(error, attempts)
                 attempts, self._stream = attempts + 1, None
@@ -124,13 +122,13 @@ class HubText:
         while True:
             try:
                 return ask()
-            except DataError:
-                raise
             except Exception as error:  # noqa: BLE001 - whatever `datasets` and what it stands on raise
                 self._pause_or_raise(error, attempts)
                 attempts += 1
 
     def _pause_or_raise(self, error: Exception, attempts: int) -> None:
+        if (ours := next((one for one in chain(error) if isinstance(one, TrainerError)), None)) is not None:
+            raise ours  # a refusal of a row, or somebody asked to stop: `datasets` may have wrapped it
         if not may_pass(error):
             raise refusal(error, self._source) from error
         if attempts >= len(PAUSES_SECONDS):

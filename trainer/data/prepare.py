@@ -124,8 +124,9 @@ def _built(source: Source, config: DataConfig, out: Path, fingerprint: str, repo
 
 
 def _goes_on(error: BaseException) -> bool:
-    """Whether what is half done is worth keeping: the same command would not fail in the same place."""
-    return isinstance(error, HubUnreachable) or not isinstance(error, Exception)
+    """Whether what is half done is worth keeping: somebody asked to stop, or the hub is away; not a text or a disk that
+    would fail in the same place again."""
+    return isinstance(error, HubUnreachable) or not isinstance(error, (DataError, OSError))
 
 
 def _tokenizer(config: DataConfig, folder: Path, report: Report) -> Tokenizer:
