@@ -89,7 +89,7 @@ def offers(
     """List machines that could be rented now, the cheapest for the job first.
 
     The cost is an estimate: tokens × FLOPs a token ÷ (peak × expected share of it) × price, disk and the checkpoints'
-    way home included. Nothing is opened.
+    way home included. GIB is the memory of one GPU; DOWN and UP are megabits a second. Nothing is opened.
     """
     from launcher.clock import SystemClock
     from launcher.paths import state_paths
