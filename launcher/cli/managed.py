@@ -122,7 +122,7 @@ def _carry_out(errand: Errand, ledger: Ledger, choices: Choices, *, detach: bool
                 errand = carry_out(errand, outside, only_start=detach)
             except KeyboardInterrupt:
                 errand = errands.read(ledger.errand(errand.errand_id))
-                detach = True
+                detach = False
             except GptopsError as error:
                 live.say(_left(errands.read(ledger.errand(errand.errand_id)), ledger))
                 raise error
@@ -186,7 +186,7 @@ def _tell(errand: Errand, ledger: Ledger, *, detached: bool, as_json: bool) -> i
         console.emit_json(_as_json(errand))
     if ending is None:
         console.say(_left(errand, ledger))
-        return ExitCode.OK if detached and errand.run_id else ExitCode.INTERRUPTED
+        return ExitCode.OK if detached else ExitCode.INTERRUPTED
     if ending.exit_code == ExitCode.OK:
         console.say(f"`{errand.errand_id}` is done, and everything is at home")
     elif not as_json:

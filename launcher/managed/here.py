@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launcher.books.budget import hours_left
 from launcher.books.ledger import InstanceRow, Ledger
 from launcher.clock import Clock
 from launcher.errors import NotFound
@@ -89,7 +90,12 @@ class Here:
         """The best machine on offer for the job, set up."""
         asked = self._asked(wish.job_name)
         provider = open_provider(asked.provider, self.state, clock=self.clock, hosts=asked.static_hosts)
-        renter = Renter(provider, self.ledger, self.state, self.clock, self.steps)
+
+        def guard(row: InstanceRow, transport: Transport) -> InstanceRow:
+            left = hours_left(wish.limits, wish.spent_usd, wish.hours, row.price_per_hour)
+            return self.guard(wish.job, row, transport, left)
+
+        renter = Renter(provider, self.ledger, self.state, self.clock, self.steps, guard=guard)
         request = replace(
             rent_request(asked, self.project.name, name=wish.name),
             limits=wish.limits,
@@ -108,11 +114,11 @@ class Here:
         with tempfile.TemporaryDirectory(prefix="gptops-") as scratch:
             return examine(transport, asked, self.clock, Path(scratch), self.steps.note)
 
-    def guard(self, job: JobSpec, row: InstanceRow, transport: Transport, hours: float | None) -> None:
-        """Arm the dead-man's switch of a machine that bills."""
+    def guard(self, job: JobSpec, row: InstanceRow, transport: Transport, hours: float | None) -> InstanceRow:
+        """Arm the dead-man's switch of a machine that bills; the row, with its deadline."""
         off_switch = open_provider(row.provider, self.state).off_switch
         armer = Armer(self.ledger, self.state, self.clock, self.talk.notice)
-        armer.arm(row, off_switch, transport, hours=hours, idle_minutes=job.budget.idle_minutes)
+        return armer.arm(row, off_switch, transport, hours=hours, idle_minutes=job.budget.idle_minutes)
 
     def notify(self, news: News) -> None:
         """Tell whom the news' job names."""

@@ -68,10 +68,10 @@ def rent(errand: Errand, outside: Outside) -> Errand:
 
 
 def check(errand: Errand, outside: Outside) -> Errand:
-    """`test-remote` and the dead-man's switch."""
+    """`test-remote`."""
 
     def examine(row: InstanceRow) -> Errand:
-        machines.look_over(row, errand, outside)
+        machines.look_over(row, outside)
         return errand.now(step=Step.TRAIN)
 
     return on_machine(errand, outside, examine)
@@ -86,6 +86,7 @@ def train(errand: Errand, outside: Outside) -> Errand:
                 if errand.attempt > 1:
                     training.start_again(errand, transport)
                 return errand.now(step=Step.WATCH)
+            machines.guard(row, errand, outside, transport)
             meant = save(outside.ledger, errand.with_run(training.new_run(errand, outside)))
             training.start(meant, row, outside, transport)
             return meant.now(step=Step.WATCH)

@@ -65,14 +65,13 @@ def fits(row: InstanceRow, job: JobSpec) -> bool:
     return row.provider == job.provider and row.gpus >= wanted.gpus and (model or not wanted.gpus) and job.host is None
 
 
-def look_over(row: InstanceRow, errand: Errand, outside: Outside) -> None:
-    """`test-remote`, then the dead-man's switch. Raises PreflightFailed where the machine would waste money."""
+def look_over(row: InstanceRow, outside: Outside) -> None:
+    """`test-remote`. Raises PreflightFailed where the machine would waste money."""
     with closing(outside.reached(row)) as transport:
         failed = [check for check in outside.examine(row, transport) if check.verdict is Verdict.FAIL]
         if failed:
             why = "; ".join(f"{check.name}: {check.found}" for check in failed)
             raise PreflightFailed(f"`{row.name}` fails {len(failed)} checks", why=why, hint=failed[0].todo)
-        guard(row, errand, outside, transport)
 
 
 def guard(row: InstanceRow, errand: Errand, outside: Outside, transport: Transport) -> None:

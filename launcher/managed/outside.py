@@ -63,7 +63,7 @@ class Outside:
     """Opens a machine, or raises with nothing left open."""
     examine: Callable[[InstanceRow, Transport], list[Check]]
     """`test-remote`."""
-    guard: Callable[[JobSpec, InstanceRow, Transport, float | None], None]
+    guard: Callable[[JobSpec, InstanceRow, Transport, float | None], InstanceRow]
     """Arms or renews the machine's dead-man's switch: so many hours from now, at most."""
     talk: Talk
     show: Callable[[View], None]

@@ -83,7 +83,7 @@ def view_of(
         eta=eta[-1] if eta else "",
         gpus=facts.gpus,
         home=step_name(newest) if newest >= 0 else "nothing yet",
-        deadline="" if row.deadline is None else f"in {_hours(row.deadline - now)} unless somebody comes",
+        deadline="" if row.deadline is None else f"in {_hours(row.deadline - now)}",
     )
 
 

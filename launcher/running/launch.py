@@ -90,7 +90,7 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
         crashpoint("train:intended")
         try:
             _prepare(plan, means)
-            _restore(plan, means)
+            _restore(plan, host, means)
             _limit(plan, host, means)
         except (HostUnfit, NotVerified):
             resolve(row, RunStatus(Phase.ABSENT), means.transport, means.ledger)
@@ -197,10 +197,11 @@ def _prepare(plan: LaunchPlan, means: Means) -> None:
         )
 
 
-def _restore(plan: LaunchPlan, means: Means) -> None:
+def _restore(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
     """Give the run what it goes on from, while nobody can find it yet."""
     if plan.resume_from is not None:
-        restore(means.transport, plan.resume_from, plan.remote.preparing, means.progress, means.clock)
+        done = restore(means.transport, plan.resume_from, plan.remote.preparing, means.progress, means.clock)
+        means.ledger.record_transfer(host.label, "up", done.bytes)
 
 
 def _limit(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:

@@ -25,5 +25,5 @@ class NotifySpec(Model):
     """A shell line of yours, run here with GPTOPS_EVENT, GPTOPS_TEXT, GPTOPS_JOB, … in its environment."""
     webhook: Annotated[str | None, BeforeValidator(_variable)] = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The name of a variable of your environment that holds a URL; it gets JSON by POST."""
-    on: tuple[Event, ...] = EVERY
+    on: Annotated[tuple[Event, ...], Field(strict=False)] = EVERY
     """Of what: end, failure, preemption, budget."""

@@ -93,3 +93,9 @@ def test_an_address_in_jobs_yaml_is_refused_and_not_repeated() -> None:
         )
     assert "NAME of a variable" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_list_of_events_is_what_yaml_writes() -> None:
+    assert validated(NotifySpec, {"on": ["end", "budget"]}, source="jobs.yaml").on == ("end", "budget")
+    with pytest.raises(ConfigError):
+        validated(NotifySpec, {"on": ["never"]}, source="jobs.yaml")

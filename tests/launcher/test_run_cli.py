@@ -33,7 +33,7 @@ def test_detached_by_ctrl_c_it_says_what_goes_on_and_watch_sees_it_through(works
         wait_until(lambda: 4 in workshop.at_home(), seconds=120, what="a checkpoint at home")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
-    assert process.returncode == 0
+    assert process.returncode == ExitCode.INTERRUPTED
     [run_id] = [path.name for path in (workshop.root / "runs").iterdir() if path.is_dir()]
     [row] = [row for row in workshop.machines() if row.state.value == "open"]
     assert f"`{run_id}` goes on on `{row.name}`; come back with `gptops watch {row.name}`" in said

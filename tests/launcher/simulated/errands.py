@@ -121,7 +121,7 @@ class Simulated:
         return Outside(
             ledger=ledger, state=self.state, clock=world, project=find_project(self.root), jobs=self.jobs,
             environment={}, provider=lambda name: cloud, connect=connect, rent=rent, examine=examine,
-            guard=lambda *_: None, talk=talk, show=lambda view: self.say(view.line), notify=lambda news: None,
+            guard=lambda job, row, transport, hours: row, talk=talk, show=lambda view: self.say(view.line), notify=lambda news: None,
             skip_setup=True,
         )  # fmt: skip
 
