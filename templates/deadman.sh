@@ -56,8 +56,10 @@ get() {
     printf '%s\n' "$fact"
 }
 
-# One value of the plan.
-planned() { sed -n "s/^$1=//p" "$state/plan" 2>/dev/null | tail -n 1; }
+# One value of the plan, as it lies there or as $2 says.
+planned() {
+    if [ $# -eq 2 ]; then printf '%s\n' "$2"; else cat "$state/plan" 2>/dev/null; fi | sed -n "s/^$1=//p" | tail -n 1
+}
 
 # --- time --------------------------------------------------------------------------------------------------------------
 
@@ -251,21 +253,22 @@ tick() {
     esac
 }
 
-# What cannot be read stays as it was.
+# What cannot be read stays as it was. Read at once: the next moment there may be another plan.
 read_plan() {
+    plan=$(cat "$state/plan" 2>/dev/null)
     for name in deadline final idle save; do
-        value=$(planned $name)
+        value=$(planned $name "$plan")
         if number "$value"; then eval "$name=\$value"; else eval "$name=\${$name-0}"; fi
     done
-    value=$(planned kind)
+    value=$(planned kind "$plan")
     kind=${value:-${kind-none}}
-    value=$(planned api)
+    value=$(planned api "$plan")
     api=${value:-${api-}}
     [ "$save" -gt 0 ] || save=300
-    value=$(planned pulse)
+    value=$(planned pulse "$plan")
     pulse=${GPTOPS_SWITCH_PULSE:-${value:-15}}
     # Armed again meanwhile; but what is being ended stays ended.
-    value=$(planned serial)
+    value=$(planned serial "$plan")
     if [ -n "$value" ] && [ "$value" != "$serial" ]; then
         serial=$value
         [ "$phase" = ending ] || phase=armed asked=
@@ -342,10 +345,14 @@ living_runs() {
     done
 }
 
-is_living() {
+has_ended() {
     recorded=
     { IFS= read -r recorded <"$1/status/phase"; } 2>/dev/null
-    if [ "$recorded" = ended ]; then return 1; fi
+    [ "$recorded" = ended ]
+}
+
+is_living() {
+    if has_ended "$1"; then return 1; fi
     sh "$1/run.sh" status 2>/dev/null </dev/null | grep -qx 'alive=yes'
 }
 
@@ -356,7 +363,8 @@ keep_limits() {
         moment=$(get "limits/$run")
         number "$moment" || continue
         if ! is_living "$gptops/$run"; then
-            if [ "$clock" -ge "$moment" ]; then rm -f "$file"; fi # before its time it may just not have been started yet
+            # One that has not ended may just not have been started yet; nobody starts it a day later.
+            if has_ended "$gptops/$run" || [ "$clock" -ge $((moment + 86400)) ]; then rm -f "$file"; fi
         elif [ "$clock" -ge "$moment" ]; then
             case " $limited " in *" $run "*) continue ;; esac
             limited="$limited $run"

@@ -192,6 +192,9 @@ _RUN = """\
 status=$(dirname "$0")/status
 case $1 in
 status) echo "alive=$(cat "$status/alive")" ;;
-stop) echo "$2" >>"$status/stops"; [ -f "$status/stubborn" ] || echo no >"$status/alive" ;;
+stop)
+    echo "$2" >>"$status/stops"
+    [ -f "$status/stubborn" ] || { echo no >"$status/alive"; echo ended >"$status/phase"; }
+    ;;
 esac
 """
