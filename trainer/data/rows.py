@@ -71,7 +71,7 @@ class TokenRows:
 
 def _aligned_starts(shards: ShardSet, first: int, end: int, seq_len: int) -> NDArray[np.int64]:
     """Where the rows of a split begin: each at the first document that begins where the row before ends, or later."""
-    begins = shards.document_ends() + 1
+    begins = shards.document_ends + 1
     begins = np.concatenate([np.zeros(1, np.int64), begins])
     begins = begins[(begins >= first) & (begins + seq_len < end)]
     following = np.searchsorted(begins, begins + seq_len).tolist()

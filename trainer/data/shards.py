@@ -15,6 +15,7 @@ import os
 import re
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,9 @@ class ShardSet:
                 hint=f"`model.vocab_size={self.vocab_size}`, or leave it out",
             )
 
+    @cached_property
     def document_ends(self) -> NDArray[np.int64]:
-        """Where every end-of-text stands. Reads every token."""
+        """Where every end-of-text stands. Reads every token, once."""
         found = [
             np.flatnonzero(ids == self.eot_id) + start for ids, start in zip(self._maps, self._starts, strict=True)
         ]
