@@ -119,6 +119,7 @@ def _checked(jobs: Jobs, name: str, overrides: Iterable[str]) -> CheckedJob:
     plan = training_plan(config, num_gpus=spec.processes_per_node * spec.resources.nodes)
     if not spec.refusals:
         files = [source for source in config.data.parts() if config.data.is_local(source)]
+        files += [config.data.tokenizer.path] if config.data.tokenizer.path else []
         warnings += [f"jobs.{name}.train.data: {doubt}" for source in files for doubt in _data_doubts(jobs, source)]
         unset = [secret for secret in spec.secrets if not os.environ.get(secret)]
         warnings += [f"jobs.{name}.secrets: `{secret}` is not set in this shell" for secret in unset]

@@ -59,6 +59,41 @@ def test_rows_come_in_the_order_asked_for(shards: ShardSet) -> None:
     assert train.rows(np.array([], dtype=np.int64)).shape == (0, 11)
 
 
+@pytest.fixture
+def documents(tmp_path: Path) -> ShardSet:
+    """Two dozen documents of 1 to 7 Greek letters in shards of 10 tokens; the last quarter is for validation."""
+    texts = [chr(0x3B1 + n) * (n % 7 + 1) for n in range(24)]
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
+    config = DataConfig(path=str(tmp_path / "a.jsonl"), tokenizer=TokenizerConfig(kind="bytes"), val_fraction=0.25)
+    return prepare(config, tmp_path / "out", shard_tokens=10)
+
+
+@pytest.mark.parametrize("seq_len", [1, 3, 8, 20])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_aligned_rows_begin_with_the_first_document_after_the_row_before(
+    documents: ShardSet, split: str, seq_len: int
+) -> None:
+    rows = TokenRows(documents, split, seq_len, aligned=True)  # type: ignore[arg-type]
+    stream = np.empty(documents.tokens, np.int64)
+    documents.copy_into(stream, 0)
+    first, end = (0, documents.train_tokens) if split == "train" else (documents.train_tokens, documents.tokens)
+    wanted, place = [], first
+    while place + seq_len < end:
+        if place == 0 or stream[place - 1] == documents.eot_id:
+            wanted.append(stream[place : place + seq_len + 1].tolist())
+            place += seq_len
+        else:
+            place += 1
+    assert rows.rows(np.arange(rows.num_rows)).tolist() == wanted
+    assert rows.dropped_tokens == end - first - 1 - len(wanted) * seq_len
+
+
+def test_a_part_in_which_no_document_begins_has_no_aligned_row(shards: ShardSet) -> None:
+    with pytest.raises(DataError, match="shorter than one sequence") as caught:
+        TokenRows(shards, "val", 9, aligned=True)
+    assert "one sequence that begins with a document needs 10" in caught.value.why
+
+
 @pytest.mark.parametrize(("split", "has", "longest"), [("train", 901, 900), ("val", 100, 99)])
 def test_a_corpus_shorter_than_one_sequence_is_refused(shards: ShardSet, split: str, has: int, longest: int) -> None:
     assert TokenRows(shards, split, longest).num_rows == 1  # type: ignore[arg-type]
