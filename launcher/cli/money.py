@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher import console
+from launcher.books.budget import Limits
 from launcher.books.statement import By
 from launcher.cli import completion
 from launcher.cli.money_views import (
@@ -23,10 +24,10 @@ from launcher.cli.money_views import (
 from launcher.cli.options import Json, examples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from launcher.books.budget import Limits
     from launcher.books.ledger import Ledger
+    from launcher.books.spending import Life
     from launcher.books.statement import Line
     from launcher.hosts.gc import Collected, Survey
 
@@ -57,20 +58,38 @@ def cost(
         lines = statement(ledger, all_lives, now, by)
     caps = _caps(lines) if by is By.RUN else {}
     opened = [each for each in all_lives if each.row.state is not InstanceState.CLOSED]
+    left = _hours_left(lines, opened, caps)
     if as_json:
-        return console.emit_json(cost_json(lines, total(lines), opened, caps))
+        return console.emit_json(cost_json(lines, total(lines), opened, caps, left))
     if not lines:
         return console.say("no machine was ever opened: nothing was spent")
     cells = [cost_cells(line, by, caps[line.run.run_id].max_usd if line.run else None) for line in lines]
     console.table(COLUMNS[by], [*cells, total_cells(total(lines), by)])
+    for run_id, hours in left.items():
+        console.say(f"`{run_id}` reaches its cap in {hours:.1f} h")
     console.say(open_words(opened))
+
+
+def _hours_left(lines: Sequence[Line], opened: Sequence[Life], caps: Mapping[str, Limits]) -> dict[str, float]:
+    """For each run that goes on and has a cap: when it reaches it, at what its machine costs now."""
+    from launcher.books.budget import hours_left
+
+    per_hour = {each.row.label: each.per_hour for each in opened}
+    found: dict[str, float] = {}
+    for line in lines:
+        if line.run is None or line.run.ended_at is not None or line.run.instance_label not in per_hour:
+            continue
+        price = per_hour[line.run.instance_label]
+        left = hours_left(caps.get(line.run.run_id, Limits()), line.spent.total, line.hours, price)
+        if left is not None:
+            found[line.run.run_id] = left
+    return found
 
 
 def _caps(lines: Sequence[Line]) -> dict[str, Limits]:
     """What each run may cost, by what its job says now; no limit where that cannot be read any more."""
     from pathlib import Path
 
-    from launcher.books.budget import Limits
     from launcher.errors import GptopsError
     from launcher.project import JOBS_FILE
     from launcher.spec.jobs_file import load_jobs

@@ -50,12 +50,16 @@ def _dollars(spent: Spent) -> list[str]:
 
 
 def cost_json(
-    lines: Sequence[Line], whole: Spent, opened: Sequence[Life], caps: Mapping[str, Limits]
+    lines: Sequence[Line],
+    whole: Spent,
+    opened: Sequence[Life],
+    caps: Mapping[str, Limits],
+    left: Mapping[str, float],
 ) -> dict[str, Any]:
     """The whole of `cost`, for programs."""
     per_hour = sum(each.per_hour for each in opened)
     return {
-        "lines": [_line_json(line, caps.get(line.run.run_id) if line.run else None) for line in lines],
+        "lines": [_line_json(line, caps, left) for line in lines],
         "total": spent_json(whole),
         "open": [
             {"name": each.row.name, "provider": each.row.provider, "per_hour": round(each.per_hour, 4)}
@@ -66,15 +70,17 @@ def cost_json(
     }
 
 
-def _line_json(line: Line, cap: Limits | None) -> dict[str, Any]:
+def _line_json(line: Line, caps: Mapping[str, Limits], left: Mapping[str, float]) -> dict[str, Any]:
     value: dict[str, Any] = {"name": line.name, "hours": round(line.hours, 4), **spent_json(line.spent)}
     if line.host:
         value |= {"host": line.host, "provider": line.provider, "state": line.state}
     if line.run is not None:
+        cap = caps.get(line.run.run_id)
         value |= {
             "job": line.run.job,
             "cap_usd": cap.max_usd if cap else None,
             "cap_hours": cap.max_hours if cap else None,
+            "hours_left": round(left[line.run.run_id], 4) if line.run.run_id in left else None,
         }
     return value
 
