@@ -180,6 +180,20 @@ def test_tokens_are_cut_where_asked_and_every_document_is_closed(tmp_path: Path,
     assert ids == wanted[limit - 2]
 
 
+@pytest.mark.parametrize("limit", range(2, 24))
+def test_where_tokens_are_cut_does_not_depend_on_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(encoding, "pieces", lambda blocks: iter([c for block in blocks for c in block.split(",")]))
+    (tmp_path / "b.jsonl").write_text(lines([{"text": text} for text in ("ab,c,de", "f", "g,h,i", "", "jk,l")]))
+    config = DataConfig(path=str(tmp_path / "b.jsonl"), tokenizer=BYTES, max_tokens=limit)
+    whole = _stream(prepare(config, tmp_path / "whole"))
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 1)
+    assert _stream(prepare(config, tmp_path / "apart")) == whole
+    assert whole[-1] == 256
+    assert len(whole) <= limit
+
+
 def _stream(made: shards.ShardSet) -> list[int]:
     import numpy as np
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config import DataConfig, TokenizerConfig
 from trainer.config.sources import hub_source
 from trainer.data.bpe_corpus import trained_bpe
 from trainer.data.documents import Source
-from trainer.data.encoding import PieceReader, batches, cut_at, encoded
+from trainer.data.encoding import Mark, PieceReader, batches, cut_at, encoded
 from trainer.data.hub import HubText
 from trainer.data.hub_errors import HubUnreachable
 from trainer.data.journal import Journal, forget_journal, read_journal
@@ -30,6 +32,7 @@ from trainer.data.writing import ShardWriter, building, forget_leftovers, leftov
 from trainer.errors import DataError
 from trainer.quoting import pasteable
 from trainer.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, save_whole
+from trainer.tokenizer.base import Ids
 
 SHARD_TOKENS = 100_000_000
 
@@ -102,7 +105,7 @@ def _built(source: Source, config: DataConfig, out: Path, fingerprint: str, repo
         if not writer.go_on(journal.tokens):
             journal = Journal(fingerprint, journal.version)
         _require_room(source, config, out, writer)
-        empty = _write_tokens(source, config, out, tokenizer, writer, journal, report)
+        empty = _Encoding(source, config, out, tokenizer, writer, report).write(journal)
         source.require_unchanged()
     val_tokens = min(max(round(writer.tokens * config.val_fraction), 1), writer.tokens - 1)
     return Index(
@@ -140,47 +143,55 @@ def _tokenizer(config: DataConfig, folder: Path, report: Report) -> Tokenizer:
     return tokenizer
 
 
-def _write_tokens(
-    source: Source,
-    config: DataConfig,
-    out: Path,
-    tokenizer: Tokenizer,
-    writer: ShardWriter,
-    journal: Journal,
-    report: Report,
-) -> int:
-    """Write the tokens from the journal's mark on. Returns how many documents had no text."""
-    reader = PieceReader(source, journal.mark, config.max_samples)
-    clock, bytes_done = Clock(config, source, writer.tokens), 0
+@dataclass(frozen=True)
+class _Encoding:
+    """The writing of one source's tokens."""
 
-    def say() -> None:
-        report(
-            clock.look(
-                documents=writer.documents,
-                tokens=writer.tokens,
-                samples=reader.mark.samples,
-                bytes_done=bytes_done,
-            )
+    source: Source
+    config: DataConfig
+    out: Path
+    tokenizer: Tokenizer
+    writer: ShardWriter
+    report: Report
+
+    def write(self, journal: Journal) -> int:
+        """Write the tokens from the journal's mark on. Returns how many documents had no text."""
+        reader = PieceReader(self.source, journal.mark, self.config.max_samples)
+        clock, mark, bytes_done = Clock(self.config, self.source, self.writer.tokens), journal.mark, 0
+        for batch in () if self._is_full() else batches(reader):
+            self._append(encoded(batch, self.tokenizer))
+            mark, bytes_done = batch[-1].after, batch[-1].bytes_read
+            Journal(journal.fingerprint, self.source.version, self.writer.tokens, mark).write(self.out)
+            self._say(clock, mark, bytes_done)
+            if self._is_full():
+                break
+        else:
+            mark, bytes_done = reader.mark, self.source.total_bytes
+        self._say(clock, mark, bytes_done)
+        if not self.writer.tokens:
+            raise _empty(self.source, mark)
+        return mark.empty
+
+    def _room(self) -> float:
+        """Tokens that may still be written."""
+        return (self.config.max_tokens or math.inf) - self.writer.tokens
+
+    def _is_full(self) -> bool:
+        """Whether no document fits any more: the shortest has a token and its end. An open one needs its end alone."""
+        return self._room() < (2 if self.writer.at_document_end else 1)
+
+    def _append(self, ids: Ids) -> None:
+        room = self._room()
+        if len(ids) >= room:
+            ids = cut_at(ids, int(room), self.tokenizer.eot_id, inside=not self.writer.at_document_end)
+        self.writer.append(ids)
+        self.writer.sync()
+
+    def _say(self, clock: Clock, mark: Mark, bytes_done: int) -> None:
+        writer = self.writer
+        self.report(
+            clock.look(documents=writer.documents, tokens=writer.tokens, samples=mark.samples, bytes_done=bytes_done)
         )
-
-    full = config.max_tokens is not None and writer.tokens >= config.max_tokens - 1
-    for batch in [] if full else batches(reader):
-        ids = encoded(batch, tokenizer)
-        room = config.max_tokens - writer.tokens if config.max_tokens is not None else len(ids) + 1
-        full = len(ids) >= room
-        writer.append(cut_at(ids, room, tokenizer.eot_id, inside=not writer.at_document_end) if full else ids)
-        writer.sync()
-        Journal(journal.fingerprint, source.version, writer.tokens, batch[-1].after).write(out)
-        bytes_done = batch[-1].bytes_read
-        say()
-        if full:
-            break
-    if not full:
-        bytes_done = source.total_bytes
-    say()
-    if not writer.tokens:
-        raise _empty(source, reader)
-    return reader.mark.empty
 
 
 def _require_room(source: Source, config: DataConfig, out: Path, writer: ShardWriter) -> None:
@@ -197,9 +208,9 @@ def _require_room(source: Source, config: DataConfig, out: Path, writer: ShardWr
         )
 
 
-def _empty(source: Source, reader: PieceReader) -> DataError:
+def _empty(source: Source, mark: Mark) -> DataError:
     return DataError(
         f"the corpus {source.name} is empty",
-        why=f"{reader.mark.samples} documents, {source.total_bytes} bytes, and no text in them",
+        why=f"{mark.samples} documents, {source.total_bytes} bytes, and no text in them",
         hint="give another with `data.path=FILE_OR_FOLDER`, or use the plays that ship here: `data.path=sample`",
     )
