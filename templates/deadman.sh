@@ -190,7 +190,7 @@ renew() {
 start() {
     if lives "$(get watcher)"; then return 0; fi
     (exec_in_own_session sh "$root/deadman.sh" watch </dev/null >>"$root/deadman.log" 2>&1) &
-    tries=200
+    tries=600
     until lives "$(get watcher)"; do
         tries=$((tries - 1))
         [ $tries -gt 0 ] || { say "the watcher did not start"; tail -n 3 "$root/deadman.log" >&2; exit 69; }
