@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.cli import all, config, evaluate, export, generate, plot, prepare, show, tokenizer, train
+from trainer.cli import all, config, evaluate, export, generate, plot, prepare, reward, show, tokenizer, train
 
 COMMANDS = (
     train,
@@ -10,6 +10,7 @@ COMMANDS = (
     prepare,
     tokenizer,
     show,
+    reward,
     evaluate,
     generate,
     export,

@@ -22,6 +22,8 @@ _STAGE_HELP = {
     "sft": "teach a GPT to answer, on conversations",
     "dpo": "teach it which of two answers is better, beside a reference",
     "orpo": "the same without a reference, while it learns the better one",
+    "grpo": "let it answer, and learn from which of several answers reward functions like more",
+    "rgpo": "the same with one answer a prompt, compared with a running mean",
 }
 
 

@@ -18,10 +18,11 @@ from trainer.config.model import ModelConfig, completed
 from trainer.config.overrides import apply_overrides
 from trainer.config.posttraining import DpoConfig, OrpoConfig, SftConfig
 from trainer.config.presets import RunPreset, with_preset
+from trainer.config.reinforcement import GrpoConfig, PpoConfig, RewardConfig, RgpoConfig, RolloutConfig
 from trainer.config.strict import Model, validated
 from trainer.config.training import OptimConfig, ScheduleConfig, TrainConfig
 
-ACCEPTED_STAGES = ("pretrain", "sft", "dpo", "orpo")
+ACCEPTED_STAGES = ("pretrain", "sft", "dpo", "orpo", "grpo", "rgpo")
 """The stages this version can run."""
 
 
@@ -41,6 +42,11 @@ class RunConfig(Model):
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
     orpo: OrpoConfig = OrpoConfig()
+    reward: RewardConfig = RewardConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    rgpo: RgpoConfig = RgpoConfig()
+    ppo: PpoConfig = PpoConfig()
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -22,7 +22,7 @@ from trainer.models.token_logps import linear_token_logps
 
 
 class GPTOutput(NamedTuple):
-    """One of the three. A tuple, because DDP, FSDP and torch.compile look for tensors in tuples."""
+    """What was asked for. A tuple, because DDP, FSDP and torch.compile look for tensors in tuples."""
 
     logits: Tensor | None = None
     """(B, T, V), in the dtype the model computes in; None where labels were given."""
@@ -30,6 +30,8 @@ class GPTOutput(NamedTuple):
     """fp32 scalar, summed over the labels that are not IGNORE_INDEX; None where no labels were given."""
     logps: Tensor | None = None
     """(B, T) in fp32: log-probability of each label, 0 where it is IGNORE_INDEX; None unless it was asked for."""
+    values: Tensor | None = None
+    """(B, T) in fp32, beside `logps`: what the value head makes of each token; None where there is no such head."""
 
 
 class Context(NamedTuple):
@@ -68,6 +70,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.token_embedding = Embedding(config.vocab_size, config.d_model)
         self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False)
+        self.value_head: nn.Module | None = None  # a stage that needs one adds it
 
     @property
     def head_weight(self) -> Tensor:
@@ -84,10 +87,11 @@ class LanguageModel(nn.Module):
         cache: KVCache | None = None,
         last_only: bool = False,
         per_token: bool = False,
+        temperature: float = 1.0,
     ) -> GPTOutput:
         """The summed loss where labels are given, else the logits (of the last token alone with `last_only`).
 
-        With `per_token` the log-probability of each label comes instead of their sum.
+        With `per_token` the log-probability of each label comes instead of their sum, of logits over `temperature`.
 
         Labels are already shifted: `labels_BT[b, t]` is what should follow `ids_BT[b, t]`, or IGNORE_INDEX. With
         `documents_BT` a row is several documents, which do not see each other; positions count from the start of each.
@@ -95,8 +99,10 @@ class LanguageModel(nn.Module):
         """
         x_BTD = self.hidden(ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, cache=cache)
         if labels_BT is not None and per_token:
-            logps_M = linear_token_logps(x_BTD.flatten(0, 1), self.head_weight, labels_BT.flatten())
-            return GPTOutput(logps=logps_M.view_as(labels_BT))
+            hidden_MD = x_BTD.flatten(0, 1) if temperature == 1 else x_BTD.flatten(0, 1) / temperature
+            logps_M = linear_token_logps(hidden_MD, self.head_weight, labels_BT.flatten())
+            values_BT = None if self.value_head is None else self.value_head(x_BTD).squeeze(-1).float()
+            return GPTOutput(logps=logps_M.view_as(labels_BT), values=values_BT)
         if labels_BT is not None:
             loss_sum = linear_cross_entropy(x_BTD.flatten(0, 1), self.head_weight, labels_BT.flatten())
             return GPTOutput(loss_sum=loss_sum)

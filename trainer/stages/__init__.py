@@ -10,8 +10,10 @@ from trainer.console import Console
 from trainer.loop.distributed import World
 from trainer.stages.base import Batch, LossOutput, Stage
 from trainer.stages.dpo import open_dpo
+from trainer.stages.grpo import open_grpo
 from trainer.stages.orpo import open_orpo
 from trainer.stages.pretrain import open_pretrain
+from trainer.stages.rgpo import open_rgpo
 from trainer.stages.sft import open_sft
 
 __all__ = ["Batch", "LossOutput", "Stage", "open_stage"]
@@ -21,6 +23,8 @@ _STAGES: dict[str, Callable[[RunConfig, World, Console], Stage[Any]]] = {
     "sft": open_sft,
     "dpo": open_dpo,
     "orpo": open_orpo,
+    "grpo": open_grpo,
+    "rgpo": open_rgpo,
 }
 
 

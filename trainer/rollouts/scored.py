@@ -1,0 +1,46 @@
+"""Log-probabilities, and values where there is a value head, of rows under a model as it is; no gradients."""
+
+# B = rows, T = tokens
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from trainer.rollouts.rows import Floats, RolloutRow, padded_rows
+
+TokenScores = tuple[Floats, Floats | None]
+"""Of one row: log-probabilities, and values."""
+
+
+@torch.no_grad()
+def token_logps(
+    model: nn.Module, rows: Sequence[RolloutRow], *, temperature: float, pad_id: int, micro_batch_size: int
+) -> list[TokenScores]:
+    """Of each row the log-probability of each token that was sampled (0 elsewhere), and the value before it."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()  # no dropout
+    found: list[TokenScores] = []
+    for first in range(0, len(rows), micro_batch_size):
+        part = rows[first : first + micro_batch_size]
+        padded = padded_rows(part, pad_id, device)
+        output = model(padded.ids_BT, padded.labels_BT, per_token=True, temperature=temperature)
+        logps = output.logps.float().cpu().numpy()
+        values = None if output.values is None else output.values.float().cpu().numpy()
+        for place, row in enumerate(part):
+            end = len(row.ids) - 1
+            found.append((logps[place, :end].copy(), None if values is None else values[place, :end].copy()))
+    model.train(was_training)
+    return found
+
+
+def bare(policy: nn.Module) -> nn.Module:
+    """The model inside whatever wraps it: what samples is never trained by its forward."""
+    for name in ("module", "_orig_mod"):  # DDP, torch.compile
+        inner = policy._modules.get(name)
+        if inner is not None:
+            return bare(inner)
+    return policy
