@@ -26,6 +26,7 @@ from launcher.errors import (
     NotFound,
     PreflightFailed,
     ProviderError,
+    StillOpen,
     Unreachable,
 )
 from launcher.managed import machines, telling, training, turns
@@ -39,8 +40,8 @@ REACH_SECONDS = 300.0
 """How long a machine that has just been rented may be out of reach before it is given up."""
 MACHINE_FAULTS = (Unreachable, HostRefused, HostUnfit, PreflightFailed, NotFound, ProviderError)
 """What another machine may not have."""
-NEEDS_A_PERSON = (LocalFault, Busy)
-"""What is wrong on this computer: everything stays as it is, and the same command goes on."""
+NEEDS_A_PERSON = (LocalFault, Busy, StillOpen)
+"""What is wrong on this computer, or bills and cannot be ended: all stays as it is, and the same command goes on."""
 
 
 def carry_out(errand: Errand, outside: Outside, *, only_start: bool = False) -> Errand:
@@ -82,9 +83,11 @@ def train(errand: Errand, outside: Outside) -> Errand:
 
     def begin(row: InstanceRow) -> Errand:
         with closing(outside.reached(row)) as transport:
-            if training.is_begun(errand, row, outside, transport):
-                if errand.attempt > 1:
-                    training.start_again(errand, transport)
+            status = training.begun(errand, row, outside, transport)
+            if status is not None and (status.alive or status.attempt >= errand.attempt):
+                return errand.now(step=Step.WATCH)
+            if status is not None and training.can_go_on(errand, outside, transport):
+                training.start_again(errand, transport)
                 return errand.now(step=Step.WATCH)
             machines.guard(row, errand, outside, transport)
             meant = save(outside.ledger, errand.with_run(training.new_run(errand, outside)))
@@ -140,12 +143,12 @@ def on_machine(errand: Errand, outside: Outside, act: Callable[[InstanceRow], Er
     try:
         row = outside.machine(errand)
         return patiently(lambda: act(row), outside.clock, REACH_SECONDS, outside.talk.notice)
+    except NEEDS_A_PERSON:
+        raise
     except MACHINE_FAULTS as error:
         errand = read(outside.ledger.errand(errand.errand_id))  # `act` may have come further than we know
         decision = given_up(f"{error.what}: {error.why}", error, errand.fruitless)
         return turns.turn(errand, outside, decision, Facts())
-    except NEEDS_A_PERSON:
-        raise
     except GptopsError as error:
         errand = read(outside.ledger.errand(errand.errand_id))
         return turns.failed(errand.now(lost=True), outside, error)

@@ -11,7 +11,7 @@ from launcher.checkpoints.home import is_verified
 from launcher.checkpoints.remote_checkpoints import list_remote
 from launcher.commands.checkpoints import verify_checkpoint
 from launcher.crash import crashpoint
-from launcher.errors import NotVerified, PreflightFailed, Unreachable
+from launcher.errors import GptopsError, NotVerified, PreflightFailed, ProviderError, StillOpen, Unreachable
 from launcher.hosts.closing import end_instance
 from launcher.hosts.preflight_checks import Verdict
 from launcher.lock import hold
@@ -38,12 +38,27 @@ def take(errand: Errand, outside: Outside) -> InstanceRow:
         return outside.machine(errand)
     # The first machine is wanted now; later ones are waited for, because a training hangs on them.
     seconds = RENT_SECONDS if errand.moves else 0.0
-    return patiently(
-        lambda: _left_open(errand, outside) or outside.rent(_wish(errand, outside)),
-        outside.clock,
-        seconds,
-        outside.talk.notice,
-    )
+    return patiently(lambda: _rented(errand, outside), outside.clock, seconds, outside.talk.notice)
+
+
+def _rented(errand: Errand, outside: Outside) -> InstanceRow:
+    found = _ended_or_open(errand, outside)
+    if found is not None:
+        return found
+    try:
+        return outside.rent(_wish(errand, outside))
+    except StillOpen as error:
+        _ended_or_open(errand, outside)
+        cause = error.__cause__ if isinstance(error.__cause__, GptopsError) else error
+        raise cause from None  # it is the cause of `error` already
+
+
+def _ended_or_open(errand: Errand, outside: Outside) -> InstanceRow | None:
+    """What stands in the books under the errand's name: open it is taken, all else is ended, and proven so."""
+    try:
+        return patiently(lambda: _left_open(errand, outside), outside.clock, END_SECONDS, outside.talk.notice)
+    except ProviderError as error:
+        raise StillOpen(error.what, why=error.why, hint=error.hint) from error
 
 
 def _wish(errand: Errand, outside: Outside) -> Wish:
@@ -90,7 +105,7 @@ def end(errand: Errand, outside: Outside) -> None:
     """End the machine at work, proven. Raises NotVerified where it can be asked and has what is nowhere else."""
     if not errand.label:
         # Opening one failed, and perhaps even ending it again.
-        patiently(lambda: _left_open(errand, outside), outside.clock, END_SECONDS, outside.talk.notice)
+        _ended_or_open(errand, outside)
         return
     row = outside.ledger.instance(errand.label)
     if row.state is InstanceState.CLOSED:

@@ -6,8 +6,9 @@ import secrets
 from dataclasses import replace
 
 from launcher.books.ledger import InstanceRow, RunState
-from launcher.checkpoints.restore import adopt, newest_at_home
+from launcher.checkpoints.restore import VERIFY_SECONDS, adopt, newest_at_home
 from launcher.commands import runs as commands
+from launcher.commands.checkpoints import verify_checkpoint
 from launcher.errors import HostUnfit, NotFound
 from launcher.managed.errand import Errand
 from launcher.managed.outside import Outside
@@ -16,23 +17,33 @@ from launcher.remote.transport import Transport
 from launcher.running.launch import Means, launch, mark
 from launcher.running.launch_plan import LaunchPlan, new_run_id
 from launcher.running.launch_request import LaunchRequest, plan_of
-from launcher.running.status import Phase, read_status, status_of
+from launcher.running.status import Phase, RunStatus, read_status, status_of
 
 
-def is_begun(errand: Errand, row: InstanceRow, outside: Outside, transport: Transport) -> bool:
-    """Whether the run at work is on this machine, however it is by now: a killed gptops may have started it."""
+def begun(errand: Errand, row: InstanceRow, outside: Outside, transport: Transport) -> RunStatus | None:
+    """How the run at work is on this machine, where a killed gptops may have started it; None where it is not there."""
     try:
         run = outside.ledger.run(errand.run_id)
     except NotFound:
-        return False
+        return None
     if run.instance_label != row.label:
-        return False
+        return None
     status = read_status(transport, RemoteRun(run.run_id))
     if status.phase is Phase.ABSENT:
-        return False
+        return None
     if run.state is RunState.PREPARING:
         mark(outside.ledger, run, status)
-    return True
+    return status
+
+
+def can_go_on(errand: Errand, outside: Outside, transport: Transport) -> bool:
+    """Whether the run's own folder has the newest checkpoint whole. A restart from an older one would train steps
+    again that are at home, and tear the curve between them."""
+    newest = newest_at_home(outside.runs_at_home(errand))
+    if newest is None:
+        return True
+    there = RemoteRun(errand.run_id).checkpoints / newest.name
+    return transport.run(verify_checkpoint(there), timeout_seconds=VERIFY_SECONDS).exit_code == 0
 
 
 def new_run(errand: Errand, outside: Outside) -> str:

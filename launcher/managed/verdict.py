@@ -185,9 +185,16 @@ def _ended(facts: Facts, run: RunStatus) -> Decision:
     if run.phase is Phase.ABSENT:
         return _counted(facts, Action.AGAIN, Crash(exit_code=REMOVED), "the run is not on the machine any more")
     if run.phase is Phase.LOST:
-        crash = Crash(exit_code=KILLED, step=run.step)
-        return _counted(facts, Action.RESTART, crash, "everything on the machine was killed")
+        return _killed(facts, Crash(exit_code=KILLED, step=run.step))
     return _failed(facts, run)
+
+
+def _killed(facts: Facts, crash: Crash) -> Decision:
+    """The machine was restarted under the training. Where it does that again, it is the machine that is at fault."""
+    what = "everything on the machine was killed"
+    if facts.crash == crash or facts.restarts >= facts.max_restarts:
+        return _move(facts, f"{what}, again", bad_machine=True)
+    return Decision(Action.RESTART, what, crash=crash)
 
 
 def _failed(facts: Facts, run: RunStatus) -> Decision:

@@ -35,8 +35,13 @@ def run(workshop: Workshop, *words: str, crash_at: str = "") -> Finished:
     return workshop.gptops("run", "demo", "--skip-setup", "--skip-test", *words, crash_at=crash_at)
 
 
-def test_killed_at_every_step_and_called_again_it_ends_as_if_nothing_had_happened(workshop: Workshop) -> None:
-    for point in (*OPENING, *STARTING, *WATCHING, *LEAVING):
+@pytest.mark.parametrize(
+    "points", [OPENING, STARTING, [*WATCHING, *LEAVING]], ids=["opening", "starting", "watching and leaving"]
+)
+def test_killed_at_every_step_and_called_again_it_ends_as_if_nothing_had_happened(
+    workshop: Workshop, points: list[str]
+) -> None:
+    for point in points:
         killed = run(workshop, crash_at=point)
         assert killed.exit_code == -signal.SIGKILL, f"{point}: {killed.stdout}{killed.stderr}"
         living = [row for row in workshop.machines() if row.state.value != "closed"]

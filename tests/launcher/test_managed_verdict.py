@@ -8,7 +8,17 @@ import pytest
 
 from launcher.errors import ExitCode, LocalFault, NotVerified
 from launcher.managed.errand import Crash
-from launcher.managed.verdict import FRUITLESS_MOVES, SILENCE_SECONDS, Action, Facts, Hope, Sight, given_up, verdict
+from launcher.managed.verdict import (
+    FRUITLESS_MOVES,
+    KILLED,
+    SILENCE_SECONDS,
+    Action,
+    Facts,
+    Hope,
+    Sight,
+    given_up,
+    verdict,
+)
 from launcher.running.status import Phase, RunStatus
 
 RUNNING = Facts(run=RunStatus(Phase.RUNNING, alive=True, step=7))
@@ -75,6 +85,12 @@ TABLE = [
     ("nor a program that is not there", ended(127), Action.FAIL, ExitCode.RUN_FAILED),
     ("a full disk there is tried once more", ended(4, said="No space left on device"), Action.RESTART, None),
     ("a machine that restarted trains again", Facts(run=RunStatus(Phase.LOST, attempt=1)), Action.RESTART, None),
+    (
+        "one that restarts again is replaced",
+        Facts(run=RunStatus(Phase.LOST, attempt=2, step=7), crash=Crash(exit_code=KILLED, step=7)),
+        Action.MOVE,
+        None,
+    ),
     ("a run that was removed begins anew", Facts(run=RunStatus(Phase.ABSENT)), Action.AGAIN, None),
     (
         "machines lost in a row without a checkpoint are enough",

@@ -41,6 +41,7 @@ JOB = """\
     provider: vast
     resources: {{disk_gib: 1}}
     budget: {{max_usd: {max_usd}}}
+    sync: {{every_seconds: 110}}
     train: {{train: {{max_steps: 20}}, schedule: {{warmup_steps: 2}}}}
 """
 
@@ -121,8 +122,8 @@ class Simulated:
         return Outside(
             ledger=ledger, state=self.state, clock=world, project=find_project(self.root), jobs=self.jobs,
             environment={}, provider=lambda name: cloud, connect=connect, rent=rent, examine=examine,
-            guard=lambda job, row, transport, hours: row, talk=talk, show=lambda view: self.say(view.line), notify=lambda news: None,
-            skip_setup=True,
+            guard=lambda job, row, transport, hours: row, talk=talk, show=lambda view: self.say(view.line),
+            notify=lambda news: None, skip_setup=True,
         )  # fmt: skip
 
     def say(self, text: str) -> None:

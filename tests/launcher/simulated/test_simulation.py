@@ -19,6 +19,8 @@ from tests.launcher.simulated.errands import Simulated
 from tests.launcher.simulated.faults import drawn
 
 SEEDS, GROUPS = 300, 10
+FOUND = (518,)
+"""Seeds beyond them that once found something: a restart from an older checkpoint than home's tore the curve."""
 MEMORY = Path("/dev/shm")
 """Where there is one, the ledger's thousands of fsyncs cost nothing."""
 
@@ -52,7 +54,7 @@ def simulate(seed: int, memory: Path, keys: Path) -> None:
 
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_whatever_goes_wrong_nothing_is_lost_and_nothing_bills(group: int, memory: Path, keys: Path) -> None:
-    for seed in range(group, SEEDS, GROUPS):
+    for seed in [*range(group, SEEDS, GROUPS), *FOUND[group : group + 1]]:
         if os.environ.get("GPTOPS_SEED", str(seed)) == str(seed):
             simulate(seed, memory, keys)
 
