@@ -160,6 +160,7 @@ def test_a_function_that_does_not_always_apply_is_learnt_from_where_it_does(toy:
         (("rollout.completions=12",), "no multiple of train.global_batch_size 8"),
         (("grpo.beta=0.1",), "grpo.beta"),
         (("rollout.top_k=5",), "rollout.top_k"),
+        (("rollout.max_tokens=40",), "no room for a prompt in rows of 40 tokens"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(

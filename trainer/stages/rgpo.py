@@ -23,7 +23,8 @@ from trainer.stages import rl_losses as losses
 from trainer.stages.base import LossOutput
 from trainer.stages.rl_batch import RlBatch
 from trainer.stages.rl_collect import Rollout
-from trainer.stages.rl_stage import RlParts, RolloutStage, open_parts, ready
+from trainer.stages.rl_parts import RlParts, open_parts
+from trainer.stages.rl_stage import RolloutStage, ready
 
 
 class RgpoStage(RolloutStage):

@@ -9,51 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from trainer.chats.encoding import counts_text
-from trainer.chats.rows import read_rows
-from trainer.chats.template import template_of
-from trainer.config import RunConfig
 from trainer.config.problems import ConfigError, Problem
-from trainer.console import Console
 from trainer.data.order import order
 from trainer.errors import CheckpointError, DataError
-from trainer.loop.distributed import World
 from trainer.quoting import shown
-from trainer.rewards.scoring import Scorer, mean_values
-from trainer.rollouts.prompts import PromptData, load_prompts
 from trainer.rollouts.rows import RolloutRow, row_of
-from trainer.rollouts.sampling import Sampler
 from trainer.rollouts.scored import bare
-from trainer.rollouts.tools import Tools
 from trainer.stages.base import LossOutput
-from trainer.stages.pair_stage import pad_id_of, tokenizer_of
+from trainer.stages.pair_stage import pad_id_of
 from trainer.stages.preference_batch import val_places
 from trainer.stages.rl_batch import PromptBatch, RlBatch, Unit, rl_batch
-from trainer.stages.rl_collect import Collector, Rollout
+from trainer.stages.rl_collect import Rollout
+from trainer.stages.rl_parts import RlParts
 from trainer.stages.rl_reference import open_reference
-from trainer.tokenizer import Tokenizer
+from trainer.stages.rl_stats import rollout_stats
 
 _ROWS_SEED = 0x51ED270B
 """Between the order of the prompts and that of a rollout's rows."""
-
-
-@dataclass(frozen=True)
-class RlParts:
-    """What a stage that samples is made of."""
-
-    config: RunConfig
-    data: PromptData
-    tokenizer: Tokenizer
-    scorer: Scorer
-    collector: Collector
-    world: World
-    console: Console
 
 
 class RolloutStage:
@@ -181,7 +158,7 @@ class RolloutStage:
         self._report_failures(rollout)
         self._rows, own = self.learnt(rollout)
         self._rows_json, self._taken = None, 0
-        self._stats = {**_stats(rollout, self._parts.scorer.names), **own}
+        self._stats = {**rollout_stats(rollout, self._parts.scorer.names), **own}
         self._next_prompt += count
         self._rollouts += 1
         self._require_signal(rollout)
@@ -243,56 +220,6 @@ def _shared(error: DataError) -> DataError:
     """Every rank has the same rollout, and raises the same."""
     error.on_every_rank = True
     return error
-
-
-def _stats(rollout: Rollout, names: Sequence[str]) -> dict[str, float]:
-    """Of one rollout, for metrics.jsonl."""
-    rewards = [each.score.total for each in rollout.completions if each.score.total is not None]
-    mean = math.fsum(rewards) / max(1, len(rewards))
-    sampled = sum(each.row.num_sampled for each in rollout.completions)
-    count = len(rollout.completions)
-    parts = mean_values(names, (each.score for each in rollout.completions))
-    found = {
-        "reward": mean,
-        "reward_std": math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / max(1, len(rewards))),
-        "without_reward": 1 - len(rewards) / count,
-        "completion_tokens": sampled / count,
-        "cut_share": sum(each.is_cut for each in rollout.completions) / count,
-        # The mean of -log p over what was drawn is an estimate of the entropy of a token.
-        "entropy": -math.fsum(float(each.row.tokens["sampled_logps"].sum()) for each in rollout.completions) / sampled,
-        "reward_failures": float(sum(rollout.failures.values())),
-    }
-    return found | {f"reward/{name}": value for name, value in parts.items() if not math.isnan(value)}
-
-
-def open_parts(config: RunConfig, world: World, console: Console) -> RlParts:
-    """Prompts read, reward functions loaded. Every rank calls this. Raises TrainerError."""
-    if not config.reward.functions:
-        raise ConfigError(
-            [Problem("training configuration", "reward.functions", "is empty, and nothing else says what is good")],
-            hint="reward.functions='[{use: exact_match}]'",
-        )
-
-    def parts() -> RlParts:
-        tokenizer = tokenizer_of(config)
-        template = template_of(tokenizer.special_ids)
-        longest = config.seq_len - config.rollout.max_tokens
-        data = load_prompts(
-            read_rows(config.data), tokenizer, template, longest=longest, val_fraction=config.data.val_fraction
-        )
-        tools = Tools(config.rollout.tools, config.rollout.tool_timeout_seconds)
-        scorer = Scorer(config.reward)
-        sampler = Sampler(config.rollout, tokenizer, template, tools)
-        collector = Collector(config, sampler, scorer, world, pad_id=pad_id_of(tokenizer))
-        return RlParts(config, data, tokenizer, scorer, collector, world, console)
-
-    found = world.on_all(parts)
-    data = found.data
-    console.say(
-        f"prompts {shown(config.data.path)}: {counts_text(data.counts)}; {len(data.train):,} to train on, "
-        f"{len(data.val):,} validate; rewards {', '.join(found.scorer.names)}"
-    )
-    return found
 
 
 S = TypeVar("S", bound=RolloutStage)
