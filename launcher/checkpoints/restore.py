@@ -65,17 +65,23 @@ def restore(
 
     Raises NotVerified where it is damaged here, HostUnfit where the host cannot take it or damages it twice.
     """
+    done = bring(transport, checkpoint, remote_root / "checkpoints", progress, clock)
+    _send_metrics(transport, LocalRun(checkpoint.parent.parent), done.step, remote_root)
+    crashpoint("restore:published")
+    return done
+
+
+def bring(transport: Transport, checkpoint: Path, folder: PurePosixPath, progress: Progress, clock: Clock) -> Restored:
+    """Put `checkpoint` into `folder` on the host, whole or not at all. Raises as `restore` does."""
     whole = _read_here(checkpoint)
-    arriving = remote_root / "checkpoints" / ".incoming" / checkpoint.name
+    arriving = folder / ".incoming" / checkpoint.name
     for is_last in (False, True):
         _push(transport, checkpoint, whole, arriving, progress, clock)
         crashpoint("restore:pushed")
         if _arrived_whole(transport, arriving, is_last=is_last):
             break
         _do(transport, Command(("rm", "-rf", "--", str(arriving))))  # rsync believes a file of the same size and time
-    _do(transport, publish_checkpoint(arriving, remote_root / "checkpoints" / checkpoint.name))
-    _send_metrics(transport, LocalRun(checkpoint.parent.parent), whole.step, remote_root)
-    crashpoint("restore:published")
+    _do(transport, publish_checkpoint(arriving, folder / checkpoint.name))
     return Restored(whole.step, whole.total_bytes)
 
 

@@ -19,7 +19,7 @@ from launcher.books.audit import audit
 from launcher.books.budget import Limits, hours_left
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
 from launcher.checkpoints.pull import Progress
-from launcher.checkpoints.restore import restore
+from launcher.checkpoints.restore import bring, restore
 from launcher.clock import Clock
 from launcher.commands import runs as commands
 from launcher.crash import crashpoint
@@ -30,6 +30,7 @@ from launcher.lock import hold
 from launcher.paths import RemoteRun, StatePaths
 from launcher.remote.backoff import Backoff
 from launcher.remote.transport import Command, Transport
+from launcher.running.beginning import FOLDER
 from launcher.running.launch_plan import LaunchPlan
 from launcher.running.status import Phase, RunStatus, read_status, status_of
 from launcher.running.upload import upload
@@ -198,7 +199,12 @@ def _prepare(plan: LaunchPlan, means: Means) -> None:
 
 
 def _restore(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
-    """Give the run what it goes on from, while nobody can find it yet."""
+    """Give the run what it begins with and what it goes on from, while nobody can find it yet."""
+    if plan.begin_from is not None:
+        folder = plan.remote.preparing / FOLDER
+        begun = bring(means.transport, plan.begin_from, folder, means.progress, means.clock)
+        means.ledger.record_transfer(host.label, "up", begun.bytes)
+        means.say(f"it begins from `{plan.begin_from.name}` of {plan.begin_from.parents[1].name}")
     if plan.resume_from is not None:
         done = restore(means.transport, plan.resume_from, plan.remote.preparing, means.progress, means.clock)
         means.ledger.record_transfer(host.label, "up", done.bytes)

@@ -47,6 +47,8 @@ class LaunchPlan:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     resume_from: Path | None = None
     """A checkpoint at home that the run goes on from; its run's metrics go with it."""
+    begin_from: Path | None = None
+    """A checkpoint of an earlier job at home, whose weights and tokenizer the run begins with."""
 
     @property
     def remote(self) -> RemoteRun:

@@ -7,12 +7,13 @@ that can be wrong without a host is found before a host is looked for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.books.ledger import InstanceRow, Ledger
 from launcher.errors import NotFound
 from launcher.project import JOBS_FILE, find_project
+from launcher.running.beginning import beginning_of, begun_from
 from launcher.running.launch_plan import LaunchPlan, plan_run
 from launcher.running.select import pick_host
 from launcher.running.snapshot import snapshot
@@ -42,20 +43,21 @@ def plan_of(
     job = jobs.job(request.job)
     require_supported(job, request.job, shown(jobs.path))
     config = resolve_train(job, request.job, jobs, request.overrides)
+    begins_from = None if request.only_look else beginning_of(config, project, ledger)
     secrets = secret_values(job.secrets, environment, job_name=request.job)
     host = _host(request, job, ledger)
     plan = plan_run(
         project,
         request.job,
         job,
-        config,
+        begun_from(config, begins_from) if begins_from else config,
         snapshot(project.root),
         run_id=run_id,
         host=(host.name, host.gpus) if host else None,
         secrets=secrets,
         skip_setup=request.skip_setup,
     )
-    return plan, host
+    return replace(plan, begin_from=begins_from), host
 
 
 def _host(request: LaunchRequest, job: JobSpec, ledger: Ledger) -> InstanceRow | None:

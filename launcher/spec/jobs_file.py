@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import JobsError, NotFound
+from launcher.spec.chain import earlier_job, with_shape_of
 from launcher.spec.jobs import HostSpec, JobSpec
 from trainer.config import ConfigError, Problem, RunConfig, did_you_mean, load_yaml, run_config, validated
 from trainer.sizing import grad_accum_steps
@@ -56,19 +57,43 @@ def resolve_train(job: JobSpec, job_name: str, jobs: Jobs, overrides: Iterable[s
     A problem names the file it stands in: jobs.yaml with its path there, or the file that `train` names. The batch
     must also divide over the job's processes, which the host would find out only when they have started.
     """
+    return _resolved(job, job_name, jobs, tuple(overrides), ())
+
+
+def _resolved(
+    job: JobSpec, job_name: str, jobs: Jobs, overrides: tuple[str, ...], asking: tuple[str, ...]
+) -> RunConfig:
+    """`asking`: the jobs that begin from this one, each from the one before it."""
     at = f"jobs.{job_name}.train"
     try:
         if not isinstance(job.train, str):
-            config = run_config(job.train, source=shown(jobs.path), at=at, overrides=overrides)
+            train = _chained(job.train, job_name, jobs, overrides, asking)
+            config = run_config(train, source=shown(jobs.path), at=at, overrides=overrides)
             return _dealt_out(config, job, shown(jobs.path), at)
         source = jobs.path.parent / job.train
         if not source.is_file():
             raise ConfigError([Problem(shown(jobs.path), at, f"there is no file `{job.train}` beside it")])
-        config = run_config(load_yaml(Path(shown(source))), source=shown(source), overrides=overrides)
+        train = _chained(load_yaml(Path(shown(source))), job_name, jobs, overrides, asking)
+        config = run_config(train, source=shown(source), overrides=overrides)
         return _dealt_out(config, job, shown(source), "")
     except ConfigError as error:
         problems = _placed(error.problems, jobs.raw)
         raise JobsError(ConfigError(problems).what, hint=error.hint or "gptops schema --markdown") from error
+
+
+def _chained(train: Any, job_name: str, jobs: Jobs, overrides: tuple[str, ...], asking: tuple[str, ...]) -> Any:
+    """The training configuration, with the shape of the job that it begins from."""
+    earlier = earlier_job(train, overrides)
+    if earlier is None:
+        return train
+    at = f"jobs.{job_name}.train.model.init_from"
+    if earlier == job_name or earlier in asking:
+        circle = " begins from ".join(f"`{name}`" for name in (*asking, job_name, earlier))
+        raise ConfigError([Problem(shown(jobs.path), at, f"a circle: {circle}")])
+    if earlier not in jobs.jobs:
+        meant = did_you_mean(earlier, jobs.jobs) or f"; there are: {', '.join(jobs.jobs)}"
+        raise ConfigError([Problem(shown(jobs.path), at, f"there is no job `{earlier}`{meant}")])
+    return with_shape_of(train, _resolved(jobs.jobs[earlier], earlier, jobs, (), (*asking, job_name)))
 
 
 def _dealt_out(config: RunConfig, job: JobSpec, source: str, at: str) -> RunConfig:

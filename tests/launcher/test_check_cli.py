@@ -27,7 +27,7 @@ def write(name: str, text: str) -> None:
     Path(name).write_text(text)
 
 
-def test_the_whole_example_is_valid_and_later_jobs_are_warnings(
+def test_the_whole_example_is_valid_and_what_is_missing_here_is_a_warning(
     capsys: pytest.CaptureFixture[str], golden: Callable[[str, str], None]
 ) -> None:
     assert main(["init"]) == 0
@@ -72,19 +72,22 @@ def test_json_has_the_job_the_plan_and_the_warnings(capsys: pytest.CaptureFixtur
     assert jobs["demo"]["supported"] is True
     assert jobs["demo"]["plan"]["steps"] == jobs["demo"]["job"]["train"]["train"]["max_steps"]
     assert jobs["pretrain"]["plan"]["parameters"] == 124_475_904
-    assert (jobs["sft"]["supported"], jobs["sft"]["plan"]) == (False, None)
-    assert jobs["sft"]["warnings"][0] == "jobs.sft.stage: `sft` is not in this version, which has: pretrain"
+    assert jobs["sft"]["plan"]["parameters"] == jobs["pretrain"]["plan"]["parameters"]  # it begins from that job
+    assert jobs["dpo"]["job"]["train"]["model"]["n_layers"] == 12
 
 
-@pytest.mark.parametrize("job", ["pretrain", "sft", "dpo"])
-def test_a_job_of_a_later_version_asked_for_by_name_is_the_failure(
-    job: str, capsys: pytest.CaptureFixture[str]
+def test_a_job_of_a_later_version_is_a_warning_and_asked_for_by_name_the_failure(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write("jobs.yaml", (ROOT / "jobs.yaml").read_text())
-    assert main(["check", "--job", job]) == ExitCode.JOBS
+    write("jobs.yaml", "jobs: {a: {stage: pretrain, resources: {nodes: 2}}, b: {stage: pretrain}}")
+    assert main(["check", "--json"]) == 0
+    jobs = json.loads(capsys.readouterr().out)["jobs"]
+    assert (jobs["a"]["supported"], jobs["b"]["supported"]) == (False, True)
+    assert "are not in this version" in jobs["a"]["warnings"][0]
+    assert main(["check", "--job", "a"]) == ExitCode.JOBS
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "is not in this version, which has: " in captured.err
+    assert "are not in this version, which has: 1" in captured.err
 
 
 def test_the_problems_of_all_jobs_come_in_one_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,6 @@ def test_what_a_later_version_runs_is_refused_by_name_and_with_what_there_is() -
     with pytest.raises(JobsError) as raised:
         require_supported(later, "chat")
     assert raised.value.what.splitlines() == [
-        "jobs.yaml: jobs.chat.stage: `sft` is not in this version, which has: pretrain",
         "jobs.yaml: jobs.chat.resources.nodes: `2` machines are not in this version, which has: 1",
     ]
     require_supported(job(), "demo")

@@ -19,9 +19,6 @@ from trainer.data.readers import FileSource
 from trainer.data.sources import corpus_path, find_corpus
 from trainer.errors import DataError
 
-NAMED = {"alpaca": "hf:tatsu-lab/alpaca", "hh-rlhf": "hf:Anthropic/hh-rlhf"}
-"""Published conversations by a short name."""
-
 
 @dataclass(frozen=True)
 class WholeRow(Columns):
@@ -43,9 +40,8 @@ class WholeRow(Columns):
 
 def read_rows(config: DataConfig) -> Iterator[dict[str, Any]]:
     """The rows of `config.path`, at most `config.max_samples`. Raises DataError."""
-    name = NAMED.get(config.path, config.path)
-    hub = hub_source(name)
-    source = HubText(hub, WholeRow()) if hub else FileSource(find_corpus(corpus_path(name)), WholeRow())
+    hub = hub_source(config.path)
+    source = HubText(hub, WholeRow()) if hub else FileSource(find_corpus(corpus_path(config.path)), WholeRow())
     for document in islice(source.documents(), config.max_samples):
         yield _row("".join(document.texts), source.name)
 

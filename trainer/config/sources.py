@@ -56,6 +56,9 @@ NAMED = {
         template="Q: {query}\n\nReasoning:\n{synthetic_reasoning}\n\nA: {synthetic_answer}",
         tokens=75_000_000_000,
     ),
+    # Rows of instructions and of pairs, for the stages after pretraining.
+    "alpaca": HubSource("tatsu-lab/alpaca"),
+    "hh-rlhf": HubSource("Anthropic/hh-rlhf", column="chosen"),
     # nanoGPT counts 9,035,582,198 tokens to train on and 4,434,897 to validate.
     "openwebtext": HubSource("Skylion007/openwebtext", tokens=9_040_017_095),
     # Merity et al. 2016. Each row is a line; a heading of the first level, ` = Title = `, begins an article.
