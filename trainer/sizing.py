@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.config.hf_policy import parameter_parts_of
 from trainer.config.model import ModelConfig
 from trainer.config.problems import ConfigError, Problem
 from trainer.config.run import RunConfig
@@ -89,6 +90,10 @@ class TrainingPlan:
 
 def parameter_parts(model: ModelConfig) -> dict[str, int]:
     """Parameters by part. A tied head is the token embedding and counts once; a head of its own is a part."""
+    if model.arch == "transformers":
+        sizes = {key: getattr(model, key) for key in ("d_model", "n_layers", "n_heads", "vocab_size", "max_seq_len")}
+        parts = parameter_parts_of(model.transformers, sizes)
+        return parts if model.tied_head else {**parts, "head": model.vocab_size * model.d_model}
     D, L, bias, qkv_bias = model.d_model, model.n_layers, int(model.bias), int(model.bias and model.qkv_bias)
     matrices = 3 if model.activation == "swiglu" else 2
     parts = {

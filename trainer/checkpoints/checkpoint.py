@@ -2,6 +2,8 @@
 
     step_00000500/  model.safetensors  optimizer.safetensors  train_state.json  config.yaml  tokenizer/  MANIFEST.json
 
+A policy with adapters has `adapter/` instead of its frozen weights (trainer.checkpoints.adapters).
+
 Nothing in it is a pickle: a checkpoint from a rented machine is data, never code. The names of the tensors are the
 bare model's, whatever it was wrapped in while it trained. What makes a directory whole is trainer.manifest's to say;
 when to write one, and from which to go on, is decided elsewhere (trainer.loop.engine, trainer.loop.resume).
@@ -23,6 +25,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainer import manifest
+from trainer.checkpoints.adapters import (
+    Adapter,
+    has_adapter,
+    is_of_adapter,
+    read_adapter,
+    require_base,
+    write_adapter,
+)
 from trainer.checkpoints.keeping import MARGIN_BYTES, require_space
 from trainer.checkpoints.snapshot import Snapshot, names_by_index, spread_like
 from trainer.config import Model, RunConfig, dump_yaml, load_yaml
@@ -88,7 +98,7 @@ def write_checkpoint(
         require_space(folder, snapshot.num_bytes + MARGIN_BYTES)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
-        save_file(snapshot.weights, building / MODEL, metadata={"format": "pt"})
+        _write_weights(building, snapshot)
         save_file(snapshot.moments, building / OPTIMIZER)
         (building / CONFIG).write_text(config_text(config), encoding="utf-8")
         tokenizer.save(building / TOKENIZER)
@@ -120,7 +130,10 @@ def load_tensors(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Opti
 
 def load_weights(checkpoint: Path, model: nn.Module) -> None:
     """Put a checkpoint's weights in place. Raises CheckpointError where they do not fit the model."""
-    weights = _with_disk_errors_named(lambda: load_file(checkpoint / MODEL), checkpoint / MODEL)
+    weights = read_weights(checkpoint)
+    if has_adapter(checkpoint):
+        note = getattr(model, "lora", None)
+        require_base(read_adapter(checkpoint), note.base_sha256 if note else "", checkpoint)
     held = model.state_dict()
     try:
         model.load_state_dict({name: spread_like(w, held[name]) if name in held else w for name, w in weights.items()})
@@ -128,6 +141,23 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
         raise CheckpointError(
             f"the weights of {shown(checkpoint)} do not fit the model", why=" ".join(str(error).split())[:300]
         ) from error
+
+
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """What the checkpoint holds of weights: all of them, or adapters and what is trained beside them."""
+    adapter = read_adapter(checkpoint).weights if has_adapter(checkpoint) else {}
+    if adapter and not (checkpoint / MODEL).exists():
+        return adapter
+    return adapter | _with_disk_errors_named(lambda: load_file(checkpoint / MODEL), checkpoint / MODEL)
+
+
+def _write_weights(building: Path, snapshot: Snapshot) -> None:
+    weights = snapshot.weights
+    if snapshot.adapter is not None:
+        write_adapter(building, Adapter({n: w for n, w in weights.items() if is_of_adapter(n)}, snapshot.adapter))
+        weights = {name: tensor for name, tensor in weights.items() if not is_of_adapter(name)}
+    if weights:
+        save_file(weights, building / MODEL, metadata={"format": "pt"})
 
 
 def read_state(checkpoint: Path) -> TrainState:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.checkpoints.adapters import AdapterNote
+
 Tensors = dict[str, Tensor]
 
 
@@ -23,6 +25,8 @@ class Snapshot:
     weights: Tensors
     moments: Tensors
     """The optimizer's state as `<parameter>.<exp_avg|exp_avg_sq|step>`; empty before the first step."""
+    adapter: AdapterNote | None = None
+    """Where the weights are adapters beside a base."""
 
     @property
     def num_bytes(self) -> int:
@@ -42,7 +46,7 @@ class Camera:
         moments = self._copies("moments", optimizer_tensors(model, optimizer), keep)
         if self._locked:
             torch.cuda.synchronize()  # the copies have arrived
-        return Snapshot(weights, moments) if keep else None
+        return Snapshot(weights, moments, getattr(model, "lora", None)) if keep else None
 
     def _copies(self, kind: str, tensors: Mapping[str, Tensor], keep: bool) -> Tensors:
         copies = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.cli import all, config, evaluate, export, generate, plot, prepare, reward, show, tokenizer, train
+from trainer.cli import all, config, evaluate, export, generate, merge, plot, prepare, reward, show, tokenizer, train
 
 COMMANDS = (
     train,
@@ -14,6 +14,7 @@ COMMANDS = (
     evaluate,
     generate,
     export,
+    merge,
     plot,
     config,
 )

@@ -6,6 +6,7 @@ configuration on the laptop, with the same words the host would have used.
     text or file ── yaml.parse ──▶ mapping ── overrides.apply ──▶ mapping ── run_config ──▶ RunConfig
 """
 
+from trainer.config.adapters import LoraConfig
 from trainer.config.data import DataConfig, TokenizerConfig
 from trainer.config.keeping import CheckpointConfig, EvalConfig, LogConfig, SampleConfig
 from trainer.config.model import ModelConfig
@@ -23,6 +24,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "LogConfig",
+    "LoraConfig",
     "Model",
     "ModelConfig",
     "OptimConfig",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import manifest
+from trainer.config.hf_policy import HF, section_of
 from trainer.config.problems import ConfigError
 from trainer.config.yaml import load_yaml
 
@@ -27,6 +28,7 @@ _SIZE_KEYS = (
     "tied_head",
     "activation",
     "rope_base",
+    "transformers",
 )
 """The keys of a model section that decide the names and shapes of its weights, and what they compute."""
 
@@ -35,6 +37,8 @@ _GPT2_DEFAULTS = {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 102
 
 def shape_of(source: str, presets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The keys of a model section that `source` decides; {} where that is not known here."""
+    if source.startswith(HF):
+        return section_of(source)
     name = source.removeprefix("openai-community/")
     if name.startswith("gpt2") and name in presets and not Path(source).is_dir():
         return {"vocab_size": 50257, "max_seq_len": 1024, **presets[name]}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from trainer.config.hf_policy import HF, inside_of
 from trainer.config.initial import shape_of
 from trainer.config.strict import Model
 
@@ -52,10 +53,12 @@ class ModelConfig(Model):
     """Fills the keys that make a size; what is written beside it wins."""
     init_from: str = ""
     """Weights to begin with: `gpt2` or another model of the hub, a folder that transformers wrote, a checkpoint or run
-    of ours. The size is taken from it where that is known before the download; what is written beside it must agree."""
-    arch: Literal["gpt2", "modern"] = "gpt2"
+    of ours. `hf:FOLDER` or `hf:OWNER/NAME` takes any causal LM of transformers, and its network too. The size is taken
+    from it where that is known before the download; what is written beside it must agree."""
+    arch: Literal["gpt2", "modern", "transformers"] = "gpt2"
     """`gpt2` is exactly GPT-2: learned positions, LayerNorm, tanh GELU. `modern` has rotary positions, RMSNorm without
-    weights, normed queries and keys, no biases, and output projections that begin at zero."""
+    weights, normed queries and keys, no biases, and output projections that begin at zero. `transformers` is what
+    `init_from: hf:…` names."""
     d_model: PositiveInt = 256
     """Width of the residual stream. Must be a multiple of n_heads."""
     n_layers: PositiveInt = 4
@@ -78,10 +81,16 @@ class ModelConfig(Model):
     """Of the MLP: `gelu` (tanh) for `gpt2`, `relu2` (default) or `swiglu` for `modern`."""
     rope_base: PositiveFloat = 10000.0
     """Base of the wavelengths of `modern`'s rotary positions."""
+    transformers: dict[str, Any] = Field({})
+    """The `config.json` of an `hf:` policy; taken from it, not written by hand."""
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """What runs an `hf:` policy. Unsloth needs a GPU and its own package."""
 
     @property
     def d_ff(self) -> int:
         """Width inside the MLP: 4 × d_model; for SwiGLU, which has three matrices, 8/3 of it in whole 32s."""
+        if self.arch == "transformers":
+            return inside_of(self.transformers, self.d_model)
         return 4 * self.d_model if self.activation != "swiglu" else -(-8 * self.d_model // 96) * 32
 
     @model_validator(mode="before")
@@ -91,12 +100,26 @@ class ModelConfig(Model):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> ModelConfig:
+        if self.arch == "transformers":
+            return self._require_theirs()
+        if self.backend != "transformers":
+            raise ValueError(f"backend `{self.backend}` runs policies of transformers: `init_from: hf:OWNER/NAME`")
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
         if self.arch == "gpt2" and self.activation != "gelu":
             raise ValueError(f"activation `{self.activation}` is not GPT-2's, which is `gelu`; or choose arch `modern`")
         if self.arch == "modern":
             self._require_modern()
+        return self
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its sizes are: those of an `hf:` policy of the hub are not, before it is here."""
+        return self.arch != "transformers" or bool(self.transformers)
+
+    def _require_theirs(self) -> ModelConfig:
+        if not self.init_from.startswith(HF) and not self.transformers:
+            raise ValueError("arch `transformers` needs `init_from: hf:FOLDER` or `hf:OWNER/NAME`")
         return self
 
     def _require_modern(self) -> None:

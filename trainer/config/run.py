@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, model_validator
 
-from trainer.config.data import DataConfig, vocabulary_of
+from trainer.config.adapters import LoraConfig
+from trainer.config.data import DataConfig, saved_vocabulary, vocabulary_of
+from trainer.config.hf_policy import HF
 from trainer.config.initial import our_config
 from trainer.config.keeping import CheckpointConfig, EvalConfig, LogConfig, SampleConfig
 from trainer.config.model import ModelConfig, completed
@@ -38,6 +40,7 @@ class RunConfig(Model):
     resume: Literal["auto", "never", "must"] = "auto"
     """`auto` goes on from the newest whole checkpoint in out_dir if there is one."""
     model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
@@ -79,12 +82,16 @@ class RunConfig(Model):
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> RunConfig:
-        if self.model.vocab_size < self.data.tokenizer.vocab_size:
+        if self.model.vocab_size < self.data.tokenizer.vocab_size and self.model.is_known:
             raise ValueError(
                 f"model.vocab_size {self.model.vocab_size} is smaller than the vocabulary of the "
                 f"`{self.data.tokenizer.kind}` tokenizer, {self.data.tokenizer.vocab_size}"
             )
-        if self.seq_len > self.model.max_seq_len:
+        if self.lora.rank and not self.model.init_from:
+            raise ValueError("lora.rank: adapters stand beside weights that are there: name them in model.init_from")
+        if self.lora.rank and self.train.parallel == "fsdp":
+            raise ValueError("lora.rank: adapters are trained with train.parallel `ddp`, not `fsdp`")
+        if self.seq_len > self.model.max_seq_len and self.model.is_known:
             raise ValueError(
                 f"data.seq_len {self.seq_len} is longer than the positions of the model, "
                 f"model.max_seq_len {self.model.max_seq_len}"
@@ -108,6 +115,10 @@ def _with_tokenizer_of_init_from(config: Mapping[str, Any]) -> Mapping[str, Any]
     source = model.get("init_from") if isinstance(model, Mapping) else None
     if not isinstance(data, Mapping) or "tokenizer" in data or not isinstance(source, str) or not source:
         return config
+    if source.startswith(HF):
+        folder = source.removeprefix(HF)
+        known = saved_vocabulary(folder) is not None
+        return {**config, "data": {**data, "tokenizer": {"path": folder}}} if known else config
     ours = our_config(Path(source).expanduser())
     return {**config, "data": {**data, "tokenizer": {"path": str(ours.parent / "tokenizer")}}} if ours else config
 

@@ -21,6 +21,7 @@ from trainer.checkpoints.snapshot import num_bytes
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.errors import TrainerError
+from trainer.loop.beginning import policy_to_begin_with
 from trainer.loop.distributed import World
 from trainer.loop.guards import SkipGuard
 from trainer.loop.optim import make_optimizer
@@ -34,7 +35,6 @@ from trainer.loop.supply import Supply
 from trainer.loop.validation import Validation
 from trainer.loop.wrapping import is_sharded, whole_model, wrapped
 from trainer.models.build import build_model
-from trainer.models.init_from import initial_weights
 from trainer.schedule import lr_of
 from trainer.sizing import grad_accum_steps
 from trainer.stages.base import Stage
@@ -83,10 +83,8 @@ class _Training:
         self.reporter = Reporter(config, world, console)
         self._guard = SkipGuard(config, world, console)
         torch.manual_seed(config.seed)
-        self._model = build_model(config.model).to(world.device)
-        if config.model.init_from and not manifest.checkpoints(self.saver.folder):
-            weights = world.on_all(lambda: initial_weights(config.model, stage.tokenizer.identity))
-            self._model.load_state_dict(weights)
+        resumes = bool(manifest.checkpoints(self.saver.folder))
+        self._model = policy_to_begin_with(config, stage, world, resumes=resumes).to(world.device)
         self._policy = wrapped(self._model, world, config.train)
         self._optimizer = make_optimizer(self._model, config.optim)  # after wrapping, which may replace parameters
         self._stepper = Stepper(self._policy, self._optimizer, stage, world, config.optim.grad_clip)

@@ -17,6 +17,7 @@ from trainer.errors import EngineError, TrainerError
 from trainer.loop.distributed import World, opened_world
 from trainer.loop.engine import Outcome, train
 from trainer.loop.signals import StopRequested, stop_request
+from trainer.models.hf_folder import resolved
 from trainer.sizing import grad_accum_steps, num_parameters
 from trainer.stages import open_stage
 from trainer.trackers import require_trackers
@@ -38,11 +39,12 @@ def run_stage(name: str, config: RunConfig) -> Outcome:
 
 def _train(name: str, config: RunConfig, world: World, console: Console) -> Outcome:
     try:
-        world.on_first(lambda: _begin(name, config, world, console))
-        stage = open_stage(name, config, world, console)
-        if config.train.parallel == "fsdp" and stage.samples_from_policy and world.num_processes > 1:
+        known = world.first_then_all(lambda: resolved(config))
+        world.on_first(lambda: _begin(name, known, world, console))
+        stage = open_stage(name, known, world, console)
+        if known.train.parallel == "fsdp" and stage.samples_from_policy and world.num_processes > 1:
             raise cannot_sample(name)
-        return train(config, stage, world, console)
+        return train(known, stage, world, console)
     except TrainerError as error:
         console.note(str(error))
         raise

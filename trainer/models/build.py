@@ -12,4 +12,8 @@ _NETWORKS: dict[str, type[LanguageModel]] = {"gpt2": GPT, "modern": ModernGPT}
 
 def build_model(config: ModelConfig) -> LanguageModel:
     """The network with new weights, drawn from torch's global generator. `init_from` is not looked at."""
+    if config.arch == "transformers":
+        from trainer.models.hf_policy import TransformersPolicy  # late: it is for those who name one
+
+        return TransformersPolicy(config)
     return _NETWORKS[config.arch](config)

@@ -2,13 +2,15 @@
 
     AutoModelForCausalLM.from_pretrained(folder)    AutoTokenizer.from_pretrained(folder)
 
-GPT-2 becomes `gpt2`, `arch: modern` becomes `nanochat` (ReLU²) or `qwen3` (SwiGLU); no code travels with it.
+GPT-2 becomes `gpt2`, `arch: modern` becomes `nanochat` (ReLU²) or `qwen3` (SwiGLU); a policy of transformers stays what
+it is, its adapters merged. No code travels with it.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +36,11 @@ def export(checkpoint: Path, folder: Path) -> Path:
     building = folder.with_name(folder.name + ".tmp")
     try:
         shutil.rmtree(building, ignore_errors=True)
-        write_model(building, model.state_dict(), model.config, tokenizer.eot_id)
+        if model.config.arch == "transformers":
+            network: Any = model.network
+            network.save_pretrained(building)
+        else:
+            write_model(building, model.state_dict(), model.config, tokenizer.eot_id)
         write_tokenizer(tokenizer, building)
         for path in [*sorted(building.iterdir()), building]:
             fsync(path)

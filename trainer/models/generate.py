@@ -124,13 +124,7 @@ class _Rows:
         longest = max(map(len, self._prompts)) + max_tokens
         weight = next(model.parameters())
         self._device = weight.device
-        self._cache = KVCache(
-            config,
-            len(prompts),
-            dtype=compute_dtype(weight),
-            device=weight.device,
-            capacity=longest,
-        )
+        self._cache = _cache_of(model, config, len(prompts), weight, longest)
         self._logits_BV = self._forward([prompt[: self._position] for prompt in self._prompts])
 
     def step(self) -> None:
@@ -184,6 +178,14 @@ class _Rows:
         ids_BT = torch.tensor(ids, device=self._device)
         logits_BTV: Tensor = self._model(ids_BT, cache=self._cache, last_only=True).logits
         return logits_BTV[:, -1]
+
+
+def _cache_of(model: nn.Module, config: ModelConfig, num_rows: int, weight: Tensor, capacity: int) -> KVCache:
+    """The network's own kind, where it has one."""
+    if (own := getattr(model, "new_cache", None)) is not None:
+        cache: KVCache = own()
+        return cache
+    return KVCache(config, num_rows, dtype=compute_dtype(weight), device=weight.device, capacity=capacity)
 
 
 @contextmanager

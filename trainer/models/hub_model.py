@@ -12,17 +12,20 @@ _SECONDS = 30
 """For the hub to begin to answer."""
 
 
-def downloaded(name: str) -> Path:
-    """The folder with the model `name` (`gpt2`, `owner/name`), cached if it was here before. Raises CheckpointError."""
+def downloaded(name: str, *, also: tuple[str, ...] = ()) -> Path:
+    """The folder with the model `name` (`gpt2`, `owner/name`), cached if it was here before. Raises CheckpointError.
+
+    `also`: further files that are wanted where there are such.
+    """
     # Late: a start that begins with random weights does not need it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    patterns = [CONFIG, *WEIGHTS, "model-*.safetensors"]
+    others, patterns = [CONFIG, *also], [*WEIGHTS[:2], "model-*.safetensors"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns[:3] + patterns[5:], etag_timeout=_SECONDS))
+        folder = Path(snapshot_download(name, allow_patterns=[*others, *patterns], etag_timeout=_SECONDS))
         if not any((folder / file).is_file() for file in WEIGHTS[:2]):
-            folder = Path(snapshot_download(name, allow_patterns=[CONFIG, "pytorch_model*"], etag_timeout=_SECONDS))
+            folder = Path(snapshot_download(name, allow_patterns=[*others, "pytorch_model*"], etag_timeout=_SECONDS))
         return folder
     except HFValidationError as error:
         raise CheckpointError(

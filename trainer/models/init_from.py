@@ -16,12 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer import manifest
+from trainer.checkpoints.adapters import base_sha256, has_adapter, merged, read_adapter, require_base
 from trainer.config import ConfigError, ModelConfig
 from trainer.config.initial import of_ours, of_transformers, our_config
+from trainer.config.strict import validated
 from trainer.config.yaml import load_yaml
 from trainer.errors import CheckpointError
 from trainer.models import transformers_folder as theirs
 from trainer.models.build import build_model
+from trainer.models.hf_folder import is_hf, weights_of_hf
 from trainer.models.hub_model import downloaded
 from trainer.quoting import shown
 from trainer.tokenizer import load_tokenizer
@@ -41,7 +44,9 @@ def initial_weights(config: ModelConfig, tokenizer_identity: str | None = None) 
     With `tokenizer_identity`, a checkpoint of ours must have been trained with that tokenizer.
     """
     folder = Path(config.init_from).expanduser()
-    if (ours := our_config(folder)) is not None:
+    if is_hf(config.init_from):
+        state = weights_of_hf(config)
+    elif (ours := our_config(folder)) is not None:
         state = _of_ours(ours.parent, config, tokenizer_identity)
     else:
         state = _of_transformers(folder if folder.is_dir() else downloaded(config.init_from), config)
@@ -53,7 +58,7 @@ def _of_ours(checkpoint: Path, config: ModelConfig, tokenizer_identity: str | No
     try:
         manifest.verify(checkpoint)
         _require_same_size(of_ours(load_yaml(checkpoint / "config.yaml")), config)
-        state = load_file(checkpoint / "model.safetensors")
+        state = whole_weights(checkpoint)
     except (manifest.BrokenCheckpoint, SafetensorError, OSError, ConfigError) as problem:
         raise CheckpointError(
             f"{shown(checkpoint)} is broken", why=str(problem), hint="take the one before it"
@@ -67,6 +72,33 @@ def _of_ours(checkpoint: Path, config: ModelConfig, tokenizer_identity: str | No
     if not config.tied_head and "head.weight" not in state:
         state["head.weight"] = state["token_embedding.weight"].clone()
     return state
+
+
+def whole_weights(checkpoint: Path, *, heads: bool = False) -> dict[str, Tensor]:
+    """The weights of a verified checkpoint of ours: adapters are added to their base, which must be the one they were
+    trained beside. Without `heads`, those that a stage put beside the network are left out. Raises CheckpointError."""
+    trained = checkpoint / "model.safetensors"
+    state = load_file(trained) if trained.exists() or not has_adapter(checkpoint) else {}
+    if has_adapter(checkpoint):
+        adapter = read_adapter(checkpoint)
+        base = base_of(checkpoint)
+        require_base(adapter, base_sha256(base), checkpoint)
+        state = merged(base, adapter) | state
+    return {name: tensor for name, tensor in state.items() if heads or not name.startswith("value_head.")}
+
+
+def base_of(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights that the adapters of a checkpoint stand beside. Raises CheckpointError where they are gone."""
+    section = load_yaml(checkpoint / "config.yaml")["model"]
+    config = validated(ModelConfig, section, source=str(checkpoint / "config.yaml"), at="model")
+    try:
+        return initial_weights(config)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base of the adapter {shown(checkpoint)} is not there: `{config.init_from}`",
+            why=error.what,
+            hint="bring it back to where `model.init_from` names it",
+        ) from error
 
 
 def _of_transformers(folder: Path, config: ModelConfig) -> dict[str, Tensor]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from trainer import manifest
 from trainer.checkpoints import checkpoint as files
 from trainer.config import ModelConfig, validated
 from trainer.errors import CheckpointError
 from trainer.models.build import build_model
+from trainer.models.init_from import whole_weights
 from trainer.models.language_model import LanguageModel
 from trainer.quoting import shown
 from trainer.tokenizer import Tokenizer, load_tokenizer
@@ -31,7 +33,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def open_policy(checkpoint: Path, device: torch.device) -> tuple[LanguageModel, Tokenizer]:
-    """The model and its tokenizer, every byte verified. Raises CheckpointError."""
+    """The model and its tokenizer, every byte verified; adapters merged into their base. Raises CheckpointError."""
     try:
         manifest.verify(checkpoint)
     except manifest.BrokenCheckpoint as problem:
@@ -43,5 +45,10 @@ def open_policy(checkpoint: Path, device: torch.device) -> tuple[LanguageModel, 
     model = build_model(
         validated(ModelConfig, config.get("model") if isinstance(config, dict) else None, source=source, at="model")
     )
-    files.load_weights(checkpoint, model)
+    try:
+        model.load_state_dict(whole_weights(checkpoint))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the weights of {shown(checkpoint)} do not fit the model", why=" ".join(str(error).split())[:300]
+        ) from error
     return model.to(device).eval(), load_tokenizer(checkpoint / files.TOKENIZER)

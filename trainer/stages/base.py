@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
+from trainer.models.language_model import LanguageModel
 from trainer.tokenizer import Tokenizer
 
 
@@ -82,6 +83,15 @@ class Stage(Protocol[B]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there. Raises CheckpointError where the data is not the one that state belongs to."""
+
+
+@runtime_checkable
+class Extending(Protocol):
+    """What a stage may also be: one that needs more of a policy than a language model has."""
+
+    def extend(self, policy: LanguageModel) -> None:
+        """Put it beside the network, such as a head. Called on every rank, on the CPU, once the first weights are in
+        place and before the policy is wrapped; a checkpoint's are loaded afterwards."""
 
 
 @runtime_checkable

@@ -1,0 +1,29 @@
+"""The policy a run begins with: the network, its first weights, adapters, and what its stage puts beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.config import RunConfig
+from trainer.loop.distributed import World
+from trainer.models.build import build_model
+from trainer.models.init_from import initial_weights
+from trainer.models.language_model import LanguageModel
+from trainer.stages.base import Extending, Stage
+
+
+def policy_to_begin_with(config: RunConfig, stage: Stage[Any], world: World, *, resumes: bool) -> LanguageModel:
+    """On the CPU. What a checkpoint will bring is not read where the run `resumes`; a frozen base always is.
+
+    Every rank calls this. Draws from torch's global generator. Raises CheckpointError and EngineError.
+    """
+    model = build_model(config.model)
+    if config.model.init_from and (config.lora.rank or not resumes):
+        model.load_state_dict(world.on_all(lambda: initial_weights(config.model, stage.tokenizer.identity)))
+    if config.lora.rank:
+        from trainer.models.lora import add_lora  # late: with PEFT, for those who adapt
+
+        add_lora(model, config.lora, config.model.init_from)
+    if isinstance(stage, Extending):
+        stage.extend(model)
+    return model
