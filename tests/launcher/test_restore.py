@@ -30,7 +30,7 @@ def home(tmp_path: Path) -> LocalRun:
 
 def there(host: SshHost, name: str) -> tuple[PurePosixPath, Path]:
     """A run's folder, as gptops names it and as it is on this machine."""
-    root = PurePosixPath("gptops/preparing") / name
+    root = PurePosixPath("gptops/restored") / name
     return root, host.home / root
 
 
