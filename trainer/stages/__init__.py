@@ -12,6 +12,7 @@ from trainer.stages.base import Batch, LossOutput, Stage
 from trainer.stages.dpo import open_dpo
 from trainer.stages.grpo import open_grpo
 from trainer.stages.orpo import open_orpo
+from trainer.stages.ppo import open_ppo
 from trainer.stages.pretrain import open_pretrain
 from trainer.stages.rgpo import open_rgpo
 from trainer.stages.sft import open_sft
@@ -23,6 +24,7 @@ _STAGES: dict[str, Callable[[RunConfig, World, Console], Stage[Any]]] = {
     "sft": open_sft,
     "dpo": open_dpo,
     "orpo": open_orpo,
+    "ppo": open_ppo,
     "grpo": open_grpo,
     "rgpo": open_rgpo,
 }

@@ -19,7 +19,7 @@ from trainer.loop.distributed import World
 from trainer.rollouts.rows import RolloutRow
 from trainer.stages import rl_losses as losses
 from trainer.stages.base import LossOutput
-from trainer.stages.rl_batch import RlBatch
+from trainer.stages.rl_batch import RlBatch, policy_metrics
 from trainer.stages.rl_collect import Rollout
 from trainer.stages.rl_parts import RlParts, open_parts
 from trainer.stages.rl_stage import RolloutStage, ready
@@ -67,14 +67,6 @@ class GrpoStage(RolloutStage):
             sampled_B1 = (batch.labels_BT >= 0).sum(-1, keepdim=True)
             loss_BT = loss_BT * sampled_B1 / self.config.rollout.max_tokens
         return LossOutput(batch.weighted(loss_BT), metrics)
-
-
-def policy_metrics(batch: RlBatch, logps_BT: torch.Tensor, old_BT: torch.Tensor) -> dict[str, torch.Tensor]:
-    """How far the policy is from the one that sampled."""
-    return {
-        "ratio": batch.weighted((logps_BT - old_BT).exp()),
-        "moved_kl": batch.weighted(losses.kl_k3(logps_BT, old_BT)),
-    }
 
 
 def open_grpo(config: RunConfig, world: World, console: Console) -> GrpoStage:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.rollouts.prompts import EncodedPrompt
 from trainer.rollouts.rows import RolloutRow, padded_rows
+from trainer.stages import rl_losses as losses
 
 Unit = Literal["token", "completion"]
 """What the loss is a mean over: all sampled tokens alike, or completions, each by the mean of its tokens."""
@@ -75,3 +76,11 @@ def rl_batch(rows: Sequence[RolloutRow], *, unit: Unit, is_dry: bool, pad_id: in
         sum(row.num_sampled for row in counted) if unit == "token" else len(counted),
         tuple(row.sample for row in rows),
     )
+
+
+def policy_metrics(batch: RlBatch, logps_BT: Tensor, old_BT: Tensor) -> dict[str, Tensor]:
+    """How far the policy is from the one that sampled."""
+    return {
+        "ratio": batch.weighted((logps_BT - old_BT).exp()),
+        "moved_kl": batch.weighted(losses.kl_k3(logps_BT, old_BT)),
+    }
