@@ -62,6 +62,8 @@ def _is_mine(error: TrainerError) -> bool:
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
+    if tuple(argv[:2]) == ("reward", "test"):
+        argv = ["reward test", *argv[2:]]
     args, rest = parser.parse_known_args(argv)
     # argparse takes one run of `key=value`; here they may stand before, between and after the options.
     unknown = [word for word in rest if word.startswith("-") or not hasattr(args, "overrides")]

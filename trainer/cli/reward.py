@@ -33,12 +33,9 @@ examples:
 
 def add(commands: Commands) -> None:
     """The command `reward`."""
-    text = "try reward functions"
-    command = commands.add_parser("reward", help=text, description=text, allow_abbrev=False)
-    inner = command.add_subparsers(dest="reward_command", required=True, metavar="COMMAND")
-    text = "score a file of completions, as a training would"
-    test = inner.add_parser(
-        "test",
+    text = "try reward functions: score a file of completions, as a training would"
+    test = commands.add_parser(
+        "reward test",  # `reward` alone is the stage; trainer.cli.program puts the two words together
         help=text,
         description=text,
         epilog=_EPILOG,

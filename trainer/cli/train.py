@@ -22,6 +22,7 @@ _STAGE_HELP = {
     "sft": "teach a GPT to answer, on conversations",
     "dpo": "teach it which of two answers is better, beside a reference",
     "orpo": "the same without a reference, while it learns the better one",
+    "reward": "make a reward model: a score for answers, from pairs",
     "ppo": "let it answer, and learn from reward functions beside a value head",
     "grpo": "let it answer, and learn from which of several answers reward functions like more",
     "rgpo": "the same with one answer a prompt, compared with a running mean",

@@ -24,7 +24,7 @@ from trainer.config.reinforcement import GrpoConfig, PpoConfig, RewardConfig, Rg
 from trainer.config.strict import Model, validated
 from trainer.config.training import OptimConfig, ScheduleConfig, TrainConfig
 
-ACCEPTED_STAGES = ("pretrain", "sft", "dpo", "orpo", "ppo", "grpo", "rgpo")
+ACCEPTED_STAGES = ("pretrain", "sft", "dpo", "orpo", "reward", "ppo", "grpo", "rgpo")
 """The stages this version can run."""
 
 

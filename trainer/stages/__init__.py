@@ -14,6 +14,7 @@ from trainer.stages.grpo import open_grpo
 from trainer.stages.orpo import open_orpo
 from trainer.stages.ppo import open_ppo
 from trainer.stages.pretrain import open_pretrain
+from trainer.stages.reward import open_reward
 from trainer.stages.rgpo import open_rgpo
 from trainer.stages.sft import open_sft
 
@@ -24,6 +25,7 @@ _STAGES: dict[str, Callable[[RunConfig, World, Console], Stage[Any]]] = {
     "sft": open_sft,
     "dpo": open_dpo,
     "orpo": open_orpo,
+    "reward": open_reward,
     "ppo": open_ppo,
     "grpo": open_grpo,
     "rgpo": open_rgpo,
