@@ -92,7 +92,7 @@ def test_what_cannot_be_meant_is_refused(
 def test_a_conversation_answers_each_line_and_forgets_on_an_empty_one(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert converse(writer, io.StringIO("Hello\n\nHello\n")) == 0
+    assert converse(writer, io.StringIO("Hello\n\nHello\n"), "transcript") == 0
     said = capsys.readouterr().out
     answer = said[: len(said) // 2]
     assert said == 2 * answer + "\n"

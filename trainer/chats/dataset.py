@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer.chats.encoding import Encoded, encode_segments, fitted
 from trainer.chats.formats import Format, NotThatFormat, conversation_of, format_of
-from trainer.chats.template import TemplateKind, segments_of
+from trainer.chats.template import Template, segments_of
 from trainer.errors import DataError
 from trainer.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ class ChatData:
     train: list[Encoded]
     val: list[Encoded]
     format: Format
-    template: TemplateKind
+    template: Template
     counts: Counter[str]
     identity: str
 
@@ -37,7 +37,7 @@ class ChatData:
 def load_chats(
     rows: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
-    template: TemplateKind,
+    template: Template,
     *,
     seq_len: int,
     val_fraction: float,

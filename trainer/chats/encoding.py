@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from trainer.chats.template import Segment
 from trainer.errors import DataError
-from trainer.tokenizer import Tokenizer
+from trainer.tokenizer import END_OF_TEXT, Tokenizer
 
 IGNORE_INDEX = -100
 
@@ -49,10 +49,15 @@ def encode_segments(segments: Sequence[Segment], tokenizer: Tokenizer) -> Encode
     ids: list[int] = []
     trained: list[bool] = []
     for segment in segments:
-        new = [tokenizer.special_ids[segment.text]] if segment.is_special else tokenizer.encode(segment.text)
+        new = [special_id(segment.text, tokenizer)] if segment.is_special else tokenizer.encode(segment.text)
         ids += new
         trained += [segment.is_trained] * len(new)
     return Encoded(np.asarray(ids, dtype=np.int32), np.asarray(trained, dtype=np.bool_))
+
+
+def special_id(token: str, tokenizer: Tokenizer) -> int:
+    """The id of a special token. What ends a text has another name in each tokenizer."""
+    return tokenizer.eot_id if token == END_OF_TEXT else tokenizer.special_ids[token]
 
 
 def fitted(rows: Iterable[Encoded], seq_len: int, counts: Counter[str]) -> list[Encoded]:

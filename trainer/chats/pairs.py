@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.chats.encoding import Encoded, encode_segments
 from trainer.chats.formats import NotThatFormat, format_of, preference_of
-from trainer.chats.template import TemplateKind, answered
+from trainer.chats.template import Template, answered
 from trainer.errors import DataError
 from trainer.tokenizer import Tokenizer
 
@@ -44,7 +44,7 @@ class PairData:
 def load_pairs(
     rows: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
-    template: TemplateKind,
+    template: Template,
     *,
     seq_len: int,
     val_fraction: float,
@@ -84,7 +84,7 @@ def fitted_pair(pair: EncodedPair, seq_len: int, counts: Counter[str]) -> Encode
     return EncodedPair(*(Encoded(side.ids[over:], side.is_trained[over:]) for side in (pair.chosen, pair.rejected)))
 
 
-def _encoded(row: Mapping[str, Any], tokenizer: Tokenizer, template: TemplateKind) -> EncodedPair:
+def _encoded(row: Mapping[str, Any], tokenizer: Tokenizer, template: Template) -> EncodedPair:
     if format_of(row) != "preference":
         raise NotThatFormat("it has no `chosen` and `rejected`")
     pair = preference_of(row)

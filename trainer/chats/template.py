@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from trainer.chats.messages import Conversation, Message, ToolCall
 from trainer.tokenizer import special
@@ -28,21 +28,37 @@ class Segment:
     """Whether `text` names one id of the tokenizer, which no text becomes."""
 
 
+class OwnTemplate(Protocol):
+    """A template that a policy brings with it, instead of one of ours."""
+
+    def segments(self, conversation: Conversation, trained: Sequence[bool] | None = None) -> list[Segment]:
+        """As `segments_of`."""
+
+    def answered(self, prompt: Conversation, answer: Sequence[Message]) -> list[Segment]:
+        """As `answered`."""
+
+    def opening(self, conversation: Conversation) -> list[Segment]:
+        """As `opening_of`."""
+
+
+Template = TemplateKind | OwnTemplate
+
+
 def template_of(special_ids: Mapping[str, int]) -> TemplateKind:
     """The way a tokenizer with these special tokens can write."""
     needed = set(special.SPECIAL_TOKENS) - {special.PAD}
     return "tagged" if needed <= set(special_ids) else "transcript"
 
 
-def segments_of(
-    conversation: Conversation, kind: TemplateKind, *, trained: Sequence[bool] | None = None
-) -> list[Segment]:
+def segments_of(conversation: Conversation, kind: Template, *, trained: Sequence[bool] | None = None) -> list[Segment]:
     """The whole conversation. `trained`: for each message whether it is learnt; None: the assistant's are.
 
     After its last message an answer also ends the text: end-of-text is learnt with it.
     """
     if conversation.ends_open:
         return _plain(conversation, trained)
+    if not isinstance(kind, str):
+        return kind.segments(conversation, trained)
     learnt = trained or [message.role == "assistant" for message in conversation.messages]
     write = _Tagged() if kind == "tagged" else _Transcript()
     found = [*write.tools(conversation.tools)]
@@ -53,22 +69,26 @@ def segments_of(
     return found
 
 
-def answered(prompt: Conversation, answer: Sequence[Message], kind: TemplateKind) -> list[Segment]:
+def answered(prompt: Conversation, answer: Sequence[Message], kind: Template) -> list[Segment]:
     """A prompt and one answer to it, of which the assistant's turns are learnt."""
+    if not isinstance(kind, str) and not prompt.ends_open:
+        return kind.answered(prompt, answer)
     learnt = [False] * len(prompt.messages) + [message.role == "assistant" for message in answer]
     return segments_of(replace(prompt, messages=(*prompt.messages, *answer)), kind, trained=learnt)
 
 
-def opening_of(conversation: Conversation, kind: TemplateKind) -> list[Segment]:
+def opening_of(conversation: Conversation, kind: Template) -> list[Segment]:
     """A conversation that the assistant is to go on with: nothing in it is learnt."""
     if conversation.ends_open:
         return [Segment(message.content) for message in conversation.messages]
+    if not isinstance(kind, str):
+        return kind.opening(conversation)
     write = _Tagged() if kind == "tagged" else _Transcript()
     told = [segment for message in conversation.messages for segment in write.message(message, False)]
     return [*write.tools(conversation.tools), *told, write.assistant_begins()]
 
 
-def stop_tokens(kind: TemplateKind) -> tuple[str, ...]:
+def stop_tokens(kind: Template) -> tuple[str, ...]:
     """The special tokens that end an answer."""
     return (special.END, special.END_OF_TEXT) if kind == "tagged" else (special.END_OF_TEXT,)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from trainer.chats.encoding import encode_segments
+from trainer.chats.encoding import encode_segments, special_id
 from trainer.chats.messages import Conversation, Message
-from trainer.chats.template import opening_of, stop_tokens, template_of
+from trainer.chats.template import Template, opening_of, stop_tokens
 from trainer.errors import ExitCode
 from trainer.models.writer import Writer
 
@@ -18,7 +18,7 @@ _NEXT_TURN = ("\nUser:", "\nAssistant:")
 """Where a model that never learnt to end its answer goes on with somebody else's."""
 
 
-def converse(writer: Writer, lines: TextIO) -> int:
+def converse(writer: Writer, lines: TextIO, template: Template) -> int:
     """Answer each line until the end of input. An empty line begins anew."""
     messages: tuple[Message, ...] = ()
     _prompt(lines)
@@ -26,17 +26,15 @@ def converse(writer: Writer, lines: TextIO) -> int:
         said = line.rstrip("\n")
         messages = (*messages, Message("user", said)) if said else ()
         if said:
-            messages = (*messages, Message("assistant", _answer(writer, Conversation(messages))))
+            messages = (*messages, Message("assistant", _answer(writer, Conversation(messages), template)))
         _prompt(lines)
     sys.stdout.write("\n")
     return ExitCode.OK
 
 
-def _answer(writer: Writer, conversation: Conversation) -> str:
-    special_ids = writer.tokenizer.special_ids
-    kind = template_of(special_ids)
+def _answer(writer: Writer, conversation: Conversation, kind: Template) -> str:
     ids = encode_segments(opening_of(conversation, kind), writer.tokenizer).ids.tolist()
-    stop_ids = [special_ids[token] for token in stop_tokens(kind)]
+    stop_ids = [special_id(token, writer.tokenizer) for token in stop_tokens(kind)]
     answer = ""
     for piece in writer.stream_after(ids, stop_ids, _NEXT_TURN if kind == "transcript" else ()):
         shown = piece if answer else piece.lstrip()

@@ -13,8 +13,10 @@ from trainer.console import Console
 from trainer.errors import DataError, ExitCode
 
 if TYPE_CHECKING:
+    from trainer.chats.template import Template
     from trainer.cli.options import Commands
     from trainer.models.writer import Writer
+    from trainer.tokenizer import Tokenizer
 
 _EPILOG = """\
 examples:
@@ -56,14 +58,24 @@ def _run(args: argparse.Namespace) -> int:
     from trainer.models.writer import Writer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer = open_policy(find_checkpoint(args.checkpoint), device)
+    found = find_checkpoint(args.checkpoint)
+    model, tokenizer = open_policy(found, device)
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     writer = Writer(model, tokenizer, sampling, max_tokens=args.max_tokens, stops=tuple(args.stop))
     if args.chat:
         from trainer.cli.chat import converse
 
-        return converse(writer, sys.stdin)
+        return converse(writer, sys.stdin, _template(found, tokenizer))
     return _write(writer, args.prompt or ["\n"], as_json=args.json)
+
+
+def _template(checkpoint: Path, tokenizer: Tokenizer) -> Template:
+    """The way of writing conversations that the checkpoint was taught."""
+    from trainer.chats.hub_template import chosen_template
+    from trainer.checkpoints.checkpoint import read_config
+
+    sft = read_config(checkpoint).get("sft", {})
+    return chosen_template(sft.get("template", "auto"), tokenizer)
 
 
 def _write(writer: Writer, prompts: list[str], *, as_json: bool) -> int:

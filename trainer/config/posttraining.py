@@ -16,6 +16,9 @@ class SftConfig(Model):
     """Learn the assistant's turns alone, or every turn."""
     packing: bool = True
     """Put several conversations into one row; none sees another, and the loss stays the same."""
+    template: Literal["auto", "tagged", "transcript", "hub"] = "auto"
+    """How conversations and pairs are written down: `tagged` or `transcript` as the tokenizer allows, or `hub`: the
+    chat template of transformers that the policy brings, which must mark the assistant's words."""
 
 
 class DpoConfig(Model):

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from trainer.chats.encoding import counts_text
+from trainer.chats.hub_template import chosen_template
 from trainer.chats.pairs import PairData, load_pairs
 from trainer.chats.rows import read_rows
-from trainer.chats.template import template_of
 from trainer.config import RunConfig
 from trainer.errors import CheckpointError
 from trainer.quoting import shown
@@ -82,7 +82,7 @@ def pair_data(config: RunConfig, tokenizer: Tokenizer) -> PairData:
     return load_pairs(
         read_rows(config.data),
         tokenizer,
-        template_of(tokenizer.special_ids),
+        chosen_template(config.sft.template, tokenizer),
         seq_len=config.seq_len,
         val_fraction=config.data.val_fraction,
     )

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from trainer.chats.dataset import ChatData, load_chats
 from trainer.chats.encoding import Encoded, counts_text
+from trainer.chats.hub_template import chosen_template
 from trainer.chats.packing import packed_bins, packed_rows
 from trainer.chats.rows import read_rows
-from trainer.chats.template import template_of
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.data.order import order
@@ -155,7 +155,7 @@ def open_sft(config: RunConfig, world: World, console: Console) -> SftStage:
         data = load_chats(
             read_rows(config.data),
             tokenizer,
-            template_of(tokenizer.special_ids),
+            chosen_template(config.sft.template, tokenizer),
             seq_len=config.seq_len,
             val_fraction=config.data.val_fraction,
             train_on_all=config.sft.train_on == "all",

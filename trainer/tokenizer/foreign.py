@@ -22,8 +22,13 @@ from trainer.tokenizer.bpe import CONFIG_FILE, FILE_NAME, byte_of_letter, import
 from trainer.tokenizer.pieces import pieces
 from trainer.tokenizer.special import END_OF_TEXT
 
+_CHAT_TEMPLATE = "chat_template.jinja"
+
 _PROBE = "".join(map(chr, range(0x250))) + " Ab\r\n\n\tcd  日本語🙂\U0010ffff"
 """Every byte, and what the tokenizers that lose text lose."""
+
+_MAY_BE_LOST = dict.fromkeys(set(range(0x20)) - set(map(ord, "\t\n\r")))
+"""Control characters that no text has: SmolLM2 has no token for six of them."""
 
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 """How others call the end of a text, where their folder does not say."""
@@ -44,6 +49,8 @@ class ForeignTokenizer:
         self.eot_id: int = self.special_ids[eot]
         self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
         canonical = json.dumps(json.loads(saved), sort_keys=True)
+        self.chat_template = ""
+        """Of transformers, where the folder has one."""
         self.identity = identity_of(kind="folder", eot=eot, sha256=hashlib.sha256(canonical.encode()).hexdigest())
 
     def encode(self, text: str) -> list[int]:
@@ -61,6 +68,8 @@ class ForeignTokenizer:
         save_identity(self, folder)
         (folder / FILE_NAME).write_text(self._saved, encoding="utf-8")
         (folder / CONFIG_FILE).write_text(self._config, encoding="utf-8")
+        if self.chat_template:
+            (folder / _CHAT_TEMPLATE).write_text(self.chat_template, encoding="utf-8")
 
     @cached_property
     def _table(self) -> list[bytes]:
@@ -79,6 +88,7 @@ def loaded_foreign(folder: Path) -> ForeignTokenizer:
         settings = (folder / CONFIG_FILE).read_text(encoding="utf-8") if (folder / CONFIG_FILE).exists() else "{}"
         tokenizer = imported_tokenizers().Tokenizer.from_str(saved)
         eot = _end_of_text(json.loads(settings), tokenizer)
+        template = _template(folder, json.loads(settings))
     except OSError as error:
         raise DataError(
             f"cannot read the tokenizer {shown(path)}", why=error.strerror or str(error), hint=SAVED_HINT
@@ -90,10 +100,21 @@ def loaded_foreign(folder: Path) -> ForeignTokenizer:
     if eot is None:
         raise _unusable(path, "it has no special token that ends a text")
     found = ForeignTokenizer(tokenizer, saved, settings, eot)
-    if (came := found.decode(found.encode(_PROBE))) != _PROBE:
-        lost = next((a for a, b in zip(_PROBE, came, strict=False) if a != b), _PROBE[len(came) :][:1])
+    came, wanted = (text.translate(_MAY_BE_LOST) for text in (found.decode(found.encode(_PROBE)), _PROBE))
+    if came != wanted:
+        lost = next((a for a, b in zip(wanted, came, strict=False) if a != b), wanted[len(came) :][:1])
         raise _unusable(path, f"it loses text: {lost!r} does not come back from its ids")
+    found.chat_template = template
     return found
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> str:
+    """A file of its own, or a text in tokenizer_config.json; one of several under names is not chosen here."""
+    path = folder / _CHAT_TEMPLATE
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    told = settings.get("chat_template")
+    return told if isinstance(told, str) else ""
 
 
 def _end_of_text(settings: dict[str, Any], tokenizer: Any) -> str | None:
