@@ -201,5 +201,5 @@ def _tell(survey: Survey, done: Collected, *, as_json: bool) -> int:
         console.say(f"{left} may still bill")
         return int(ExitCode.PROVIDER)
     if not done.ended and not done.closed:
-        console.say(f"everything is as it should be: {len(survey.kept)} open")
+        console.say(f"nothing is left over at those that were asked: {len(survey.kept)} open")
     return 0

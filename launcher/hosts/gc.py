@@ -14,11 +14,12 @@ from launcher.books.audit import audit
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.clock import Clock
 from launcher.crash import crashpoint
-from launcher.errors import Busy, GptopsError, KeyRefused, StillOpen
+from launcher.errors import Busy, GptopsError, StillOpen
 from launcher.hosts.closing import bills_on, by_hand_at, end_instance, make_absent
 from launcher.hosts.metering import note_price
 from launcher.lock import hold
 from launcher.paths import StatePaths
+from launcher.providers.api_keys import NoKey
 from launcher.providers.base import Instance, Provider
 
 LABELS = "gptops:"
@@ -86,7 +87,7 @@ class Collector:
             try:
                 self._survey_one(self.open_provider(name), found)
             except GptopsError as error:
-                if isinstance(error, KeyRefused) and not open_there:
+                if isinstance(error, NoKey) and not open_there:
                     self.say(f"`{name}` was not asked: {error.what}")
                 else:
                     found.unasked.append((name, error))

@@ -10,8 +10,9 @@ import pytest
 
 from launcher.books.ledger import InstanceState
 from launcher.cli import main
-from launcher.errors import ExitCode, KeyRefused, StillOpen
+from launcher.errors import ExitCode, StillOpen
 from launcher.lock import hold
+from launcher.providers.api_keys import NoKey
 from tests.doubles.cloud import Reply
 from tests.launcher.command_line import gptops
 from tests.launcher.till import Till, till  # noqa: F401 (a fixture)
@@ -115,7 +116,7 @@ def test_a_provider_without_a_key_does_not_stop_the_others_and_is_an_error_only_
         label="gptops:p:pod", name="pod", provider="runpod", project="p", price_per_hour=2, gpus=1, gpu_name="A"
     )
     survey, _ = till.gc()
-    assert [(name, type(error)) for name, error in survey.unasked] == [("runpod", KeyRefused)]
+    assert [(name, type(error)) for name, error in survey.unasked] == [("runpod", NoKey)]
 
 
 def test_a_stopped_machine_is_noted_to_cost_its_disk(till: Till) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
-from launcher.errors import KeyRefused
 from launcher.hosts.gc import Collected, Collector, Survey
 from launcher.paths import StatePaths
+from launcher.providers.api_keys import NoKey
 from launcher.providers.base import CreateRequest, Provider, Wanted
 from launcher.providers.by_name import open_provider
 from tests.conftest import FakeClock
@@ -38,7 +38,7 @@ class Till:
 
     def open(self, name: str) -> Provider:
         if name in self.keyless:
-            raise KeyRefused(f"there is no API key for `{name}`", hint="export one")
+            raise NoKey(f"there is no API key for `{name}`", hint="export one")
         return open_provider(name, self.state, clock=self.clock)
 
     def intend(self, name: str = "box") -> InstanceRow:
