@@ -77,6 +77,8 @@ def _config(args: argparse.Namespace) -> RewardConfig:
     if args.reward:
         section["functions"] = [*section.get("functions", ()), *({"use": use} for use in args.reward)]
     config = validated(RewardConfig, section, source=str(args.config or "the command line"), at="reward")
+    if any(function.model for function in config.functions):
+        raise DataError("a reward model is asked in a training only", hint="leave `model:...` out of this test")
     if not config.functions:
         raise DataError("no reward function is named", hint="python -m trainer reward test FILE --reward exact_match")
     return config

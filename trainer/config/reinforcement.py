@@ -13,7 +13,8 @@ class RewardFunction(Model):
     """One reward function."""
 
     use: str = Field(min_length=1)
-    """`exact_match`, `length`, `regex`, `tool_call`, or `path/to/file.py:function`."""
+    """`exact_match`, `length`, `regex`, `tool_call`, `path/to/file.py:function`, or `model:RUN`: a model of the stage
+    `reward`."""
     weight: float = 1.0
     """What its value is multiplied by; may be negative."""
     options: dict[str, Any] = Field({})
@@ -25,6 +26,11 @@ class RewardFunction(Model):
         if ":" not in use and use not in ("exact_match", "length", "regex", "tool_call"):
             raise ValueError(f"`{use}` is none of exact_match, length, regex, tool_call, and no `file.py:function`")
         return use
+
+    @property
+    def model(self) -> str:
+        """The reward model it names, or ""."""
+        return self.use.removeprefix("model:") if self.use.startswith("model:") else ""
 
 
 class RewardConfig(Model):

@@ -51,12 +51,16 @@ class Scorer:
         self.failures: Counter[str] = Counter()
         """How often each function failed, and how, as `name: problem`."""
         for function in config.functions:
-            self._caller.require(_where(function.use))
+            if not function.model:
+                self._caller.require(_where(function.use))
 
-    def score(self, completed: Completed) -> Score:
-        """What all functions say of it."""
+    def score(self, completed: Completed, by_models: Sequence[float] = ()) -> Score:
+        """What all functions say of it; what reward models say is given, in their order."""
+        given = iter(by_models)
         pairs = zip(self._config.functions, self.names, strict=True)
-        values = tuple(self._value(function, name, completed) for function, name in pairs)
+        values = tuple(
+            next(given) if function.model else self._value(function, name, completed) for function, name in pairs
+        )
         weighted = zip(self._config.functions, values, strict=True)
         parts = [function.weight * value for function, value in weighted if value is not None]
         return Score(math.fsum(parts) if parts else None, values)
@@ -99,5 +103,5 @@ def _where(use: str) -> str:
 
 def _names(functions: Sequence[RewardFunction]) -> tuple[str, ...]:
     """What each is called in a log: the function's own name, and a number where two share it."""
-    names = [function.use.rpartition(":")[2] for function in functions]
+    names = ["model" if function.model else function.use.rpartition(":")[2] for function in functions]
     return tuple(f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names, start=1))

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.chats.encoding import encode_segments
 from trainer.chats.formats import NotThatFormat, conversation_of, format_of, prompt_of
-from trainer.chats.template import TemplateKind, opening_of
+from trainer.chats.template import Template, opening_of
 from trainer.errors import DataError
 from trainer.tokenizer import Tokenizer
 
@@ -43,7 +43,7 @@ class PromptData:
 def load_prompts(
     rows: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
-    template: TemplateKind,
+    template: Template,
     *,
     longest: int,
     val_fraction: float,
@@ -74,7 +74,7 @@ def load_prompts(
     return PromptData(kept[:-held_out], kept[-held_out:], counts, _identity(kept))
 
 
-def _encoded(row: Mapping[str, Any], tokenizer: Tokenizer, template: TemplateKind) -> EncodedPrompt:
+def _encoded(row: Mapping[str, Any], tokenizer: Tokenizer, template: Template) -> EncodedPrompt:
     format = format_of(row)
     prompt = prompt_of(row, format)
     columns = {name: value for name, value in prompt.columns.items() if name not in _NO_COLUMNS}

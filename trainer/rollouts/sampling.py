@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
-from trainer.chats.template import TemplateKind, stop_tokens
+from trainer.chats.encoding import special_id
+from trainer.chats.template import Template, stop_tokens
 from trainer.config.reinforcement import RolloutConfig
 from trainer.models.generate import Completion, generate_batch
 from trainer.models.sampling import Sampling
@@ -58,9 +59,9 @@ class Sampled:
 class Sampler:
     """How a run samples."""
 
-    def __init__(self, config: RolloutConfig, tokenizer: Tokenizer, kind: TemplateKind, tools: Tools) -> None:
+    def __init__(self, config: RolloutConfig, tokenizer: Tokenizer, kind: Template, tools: Tools) -> None:
         self._config, self._tokenizer, self._kind, self._tools = config, tokenizer, kind, tools
-        self._stop_ids = frozenset(tokenizer.special_ids[token] for token in stop_tokens(kind))
+        self._stop_ids = frozenset(special_id(token, tokenizer) for token in stop_tokens(kind))
         # Only what ends a turn, not what ends the text, lets tools answer; a transcript has one token for both.
         self._turn_end = tokenizer.special_ids[END] if kind == "tagged" else tokenizer.eot_id
 

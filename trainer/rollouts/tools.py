@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.chats.encoding import encode_segments
 from trainer.chats.messages import Conversation, Message
-from trainer.chats.template import Segment, TemplateKind, opening_of
+from trainer.chats.template import Segment, Template, opening_of
 from trainer.rewards.calling import Caller
 from trainer.tokenizer import Tokenizer
 from trainer.tokenizer.special import FUNCTION_CALL, FUNCTION_CALL_END
@@ -59,7 +59,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_RESULT else text[:_LONGEST_RESULT] + "…"
 
 
-def continuation(results: list[str], tokenizer: Tokenizer, kind: TemplateKind) -> list[int]:
+def continuation(results: list[str], tokenizer: Tokenizer, kind: Template) -> list[int]:
     """The ids that follow a turn that called: what the tools gave, and the beginning of the next turn."""
     told = opening_of(Conversation(tuple(Message("tool", result) for result in results)), kind)
     # In a transcript a line's end follows what ends a turn.

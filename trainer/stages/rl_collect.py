@@ -18,6 +18,7 @@ from trainer.rollouts.prompts import EncodedPrompt
 from trainer.rollouts.rows import RolloutRow
 from trainer.rollouts.sampling import Sampled, Sampler
 from trainer.rollouts.scored import TokenScores, token_logps
+from trainer.stages.rl_reward_model import RewardModel
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,6 @@ class Collected:
     row: RolloutRow
     score: Score
     is_cut: bool
-    text: str
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Collector:
         self._pad_id = pad_id
         self.reference: nn.Module | None = None
         """What `reference_logps` come from."""
+        self.reward_models: list[RewardModel] = []
+        """Those that the reward functions name, in their order."""
         self.rescores = False
         """Whether rows get `old_logps`, made by the forward of the loss, and `values` where the policy has a head."""
 
@@ -70,7 +72,7 @@ class Collector:
         """What a completion of each prompt is worth, on this rank alone."""
         with self._world.autocast():
             sampled = self._sampler.sample(model, prompts, seed)
-        return [self._score(each) for each in sampled]
+            return self._scores(sampled, [each.row(0) for each in sampled])
 
     def _chunk(
         self, model: nn.Module, prompts: Sequence[tuple[int, EncodedPrompt]], seed: Sequence[int]
@@ -79,10 +81,8 @@ class Collector:
             sampled = self._sampler.sample(model, [prompt for _, prompt in prompts], seed)
             rows = [each.row(number) for each, (number, _) in zip(sampled, prompts, strict=True)]
             rows = self._rescored(model, rows)
-        return [
-            Collected(row, self._score(each), each.is_cut, "".join(each.texts))
-            for each, row in zip(sampled, rows, strict=True)
-        ]
+            scores = self._scores(sampled, rows)
+        return [Collected(row, score, each.is_cut) for each, row, score in zip(sampled, rows, scores, strict=True)]
 
     def _rescored(self, model: nn.Module, rows: list[RolloutRow]) -> list[RolloutRow]:
         if self.rescores:
@@ -105,7 +105,13 @@ class Collector:
             micro_batch_size=self._config.train.micro_batch_size,
         )
 
-    def _score(self, sampled: Sampled) -> Score:
-        score = self._scorer.score(sampled.completed())
+    def _scores(self, sampled: Sequence[Sampled], rows: Sequence[RolloutRow]) -> list[Score]:
+        if not sampled:
+            return []
+        by_models = [model.scores(rows) for model in self.reward_models]
+        return [self._score(each, [scores[place] for scores in by_models]) for place, each in enumerate(sampled)]
+
+    def _score(self, sampled: Sampled, by_models: Sequence[float]) -> Score:
+        score = self._scorer.score(sampled.completed(), by_models)
         penalty = self._config.reward.cut_penalty if sampled.is_cut else 0.0
         return score if score.total is None or not penalty else Score(score.total - penalty, score.values)

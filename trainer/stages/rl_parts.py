@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.chats.encoding import counts_text
+from trainer.chats.hub_template import chosen_template
 from trainer.chats.rows import read_rows
-from trainer.chats.template import template_of
 from trainer.config import RunConfig
 from trainer.config.problems import ConfigError, Problem
 from trainer.console import Console
@@ -18,6 +18,7 @@ from trainer.rollouts.sampling import Sampler
 from trainer.rollouts.tools import Tools
 from trainer.stages.pair_stage import pad_id_of, tokenizer_of
 from trainer.stages.rl_collect import Collector
+from trainer.stages.rl_reward_model import RewardModel
 from trainer.tokenizer import Tokenizer
 
 
@@ -48,7 +49,16 @@ def open_parts(config: RunConfig, world: World, console: Console) -> RlParts:
 
     def parts() -> RlParts:
         tokenizer = tokenizer_of(config)
-        template = template_of(tokenizer.special_ids)
+        template = chosen_template(config.sft.template, tokenizer)
+        if config.rollout.tools and not isinstance(template, str):
+            raise ConfigError(
+                [
+                    Problem(
+                        "training configuration", "rollout.tools", "cannot be told in a chat template of transformers"
+                    )
+                ],
+                hint="sft.template=transcript",
+            )
         longest = config.seq_len - config.rollout.max_tokens
         data = load_prompts(
             read_rows(config.data), tokenizer, template, longest=longest, val_fraction=config.data.val_fraction
@@ -57,6 +67,8 @@ def open_parts(config: RunConfig, world: World, console: Console) -> RlParts:
         scorer = Scorer(config.reward)
         sampler = Sampler(config.rollout, tokenizer, template, tools)
         collector = Collector(config, sampler, scorer, world, pad_id=pad_id_of(tokenizer))
+        models = [function.model for function in config.reward.functions if function.model]
+        collector.reward_models = [RewardModel(path, tokenizer, config, world) for path in models]
         return RlParts(config, data, tokenizer, scorer, collector, world, console)
 
     found = world.on_all(parts)
