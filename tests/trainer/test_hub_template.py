@@ -1,4 +1,4 @@
-"""Chat templates of transformers: what they mark is learnt, what they cannot mark is refused, and nobody forges a turn."""
+"""Chat templates of transformers: what they mark is learnt, without marks they are refused, no turn is forged."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def loaded_foreign(folder: Path) -> ForeignTokenizer:
         ) from error
     except DataError:
         raise
-    except Exception as error:  # `tokenizers` raises nothing narrower  # noqa: BLE001
+    except Exception as error:  # `tokenizers` raises nothing narrower
         raise _unusable(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
     if eot is None:
         raise _unusable(path, "it has no special token that ends a text")
