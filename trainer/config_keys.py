@@ -9,7 +9,7 @@ import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -50,7 +50,7 @@ def keys_text(width: int = 100) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is not None:
+    if get_origin(field.annotation) is Literal:
         return " | ".join(str(word) for word in get_args(field.annotation))
     bounds = [
         f"{sign} {getattr(bound, name)}"

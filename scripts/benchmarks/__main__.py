@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MEASUREMENTS = ("startup", "install_size", "pull_checkpoint", "train_step", "encode", "input_pipeline")
+MEASUREMENTS = ("startup", "install_size", "pull_checkpoint", "train_step", "encode", "input_pipeline", "generate")
 
 
 def main() -> None:

@@ -36,9 +36,7 @@ class Writer:
     ) -> Iterator[str]:
         """The same after ids, which must not be empty. `stop_ids` and `stops` end it, for this time."""
         text = TextStream(self.tokenizer.decode, (*self._stops, *stops))
-        ids = stream(
-            self._model, prompt_ids, max_tokens=self._max_tokens, sampling=self._sampling, stop_ids=stop_ids
-        )
+        ids = stream(self._model, prompt_ids, max_tokens=self._max_tokens, sampling=self._sampling, stop_ids=stop_ids)
         for new_id in ids:
             if piece := text.push(new_id):
                 yield piece
