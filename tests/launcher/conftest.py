@@ -90,13 +90,14 @@ def open_local_host(state: StatePaths) -> SshHost:
     instance = provider.create(offer, request)
     name = f"local-{unique[:4]}"
     host = Host(name, instance.addresses, state.private_key, state.known_hosts(name))
-    wait_until(lambda: _answers(host.addresses[0]), what="sshd answers")
+    wait_until(lambda: answers(host.addresses[0]), what="sshd answers")
     assert instance.host_key is not None
     pin(host, instance.host_key)
     return SshHost(state, provider, instance, host)
 
 
-def _answers(address: Address) -> bool:
+def answers(address: Address) -> bool:
+    """Whether an sshd is there now."""
     try:
         return bool(shown_key(address, timeout_seconds=5))
     except Unreachable:

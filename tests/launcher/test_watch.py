@@ -23,7 +23,8 @@ from launcher.running.status import Phase
 from launcher.running.watch import Talk, Watched, connection_to, look_once, watch_until_home, watching
 from tests.conftest import FakeClock
 from tests.launcher.checkpoint_maker import Scene, ended, names, register, silent, training, tree
-from tests.launcher.conftest import SshHost
+from tests.launcher.conftest import SshHost, answers
+from tests.launcher.waiting import wait_until
 
 TRAIN = """
 import pathlib, sys, time
@@ -152,6 +153,8 @@ class HostGoesAway(FakeClock):
             self.sshd = kill_sshd(self.host)
         if len(self.slept) == 2:
             subprocess.run(self.sshd, check=True, capture_output=True)
+            # The pauses of this clock take no time: without this the tries would be over before it listens.
+            wait_until(lambda: answers(self.host.address), seconds=60, what="sshd answers again")
         if len(self.slept) > 2 and seconds == 1.0:
             subprocess.run(["sh", self.script, "stop", "5"], check=True, capture_output=True)
 

@@ -176,7 +176,7 @@ def test_under_bf16_it_stays_close() -> None:
         ({"arch": "modern", "activation": "gelu"}, "`relu2` or `swiglu`, not `gelu`"),
         ({"arch": "gpt2", "activation": "relu2"}, "activation `relu2` is not GPT-2's"),
         ({"arch": "modern", "d_model": 12, "n_heads": 4}, "rotary positions turn pairs"),
-        ({"arch": "mamba"}, "'gpt2' or 'modern'"),
+        ({"arch": "mamba"}, "'gpt2', 'modern' or 'transformers'"),
     ],
 )
 def test_what_no_network_is_is_refused(section: dict[str, object], words: str) -> None:

@@ -78,8 +78,9 @@ class GrpoConfig(Model):
     epochs: PositiveInt = 1
     """How often a rollout is gone through."""
     clip_low: PositiveFloat = Field(0.2, lt=1.0)
+    """How far the ratio to the sampling policy may fall, where a rollout serves more than one step."""
     clip_high: PositiveFloat = 0.2
-    """How far the ratio to the sampling policy may move, where a rollout serves more than one step."""
+    """How far it may rise."""
     beta: NonNegativeFloat = 0.0
     """Weight of the KL term to the reference, `model.init_from`; with 0 no reference is loaded."""
 
@@ -105,7 +106,9 @@ class PpoConfig(Model):
     value_weight: NonNegativeFloat = 0.1
     """Weight of the value loss beside the policy's."""
     gamma: float = Field(1.0, gt=0.0, le=1.0)
+    """What a reward is worth one token earlier."""
     gae_lambda: float = Field(0.95, ge=0.0, le=1.0)
+    """How far advantages look ahead: 1 trusts the rewards alone, 0 the value head (Schulman et al. 2016)."""
     whiten: bool = True
     """Give the advantages of a rollout mean 0 and variance 1."""
     beta: NonNegativeFloat = 0.0
