@@ -38,7 +38,7 @@ _TINY = {"d_model": 128, "n_layers": 4, "n_heads": 4, "max_seq_len": 64}
 
 RUN_PRESETS: dict[str, dict[str, Any]] = {
     # Found here by trying one setting at a time on tinyshakespeare (docs/models.md has the table): the loss of
-    # `shakespeare-char-gpt2` in a seventh of its steps. 230 steps reach 1.88 with three seeds of four, 280 with the
+    # `shakespeare-char-gpt2` in a seventh of its steps. 230 steps reach 1.88 with two seeds of three, 280 with the
     # fourth too.
     "shakespeare-char": {
         "data": {"tokenizer": {"kind": "bytes"}},
