@@ -6,8 +6,8 @@ import re
 
 from launcher.commands import hosts as commands
 from launcher.errors import HostUnfit
+from launcher.gpu_models import is_one_of
 from launcher.hosts.preflight_checks import MIN_DRIVER
-from launcher.mention import mentions_any
 from launcher.providers.base import Wanted
 from launcher.remote.transport import Transport
 
@@ -20,7 +20,7 @@ def require_gpus(transport: Transport, wanted: Wanted) -> list[str]:
         why = (answer.stderr or answer.stdout).strip().splitlines()
         raise HostUnfit(f"`{name}` shows no GPUs", why=why[0] if why else "nvidia-smi failed")
     models = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-    fitting = [model for model in models if mentions_any(model, wanted.gpu_names)]
+    fitting = [model for model in models if is_one_of(model, wanted.gpu_names)]
     if len(fitting) < wanted.gpus:
         asked = f"{wanted.gpus} x {' or '.join(wanted.gpu_names) or 'any GPU'}"
         raise HostUnfit(

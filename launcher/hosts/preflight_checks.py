@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.gpu_models import is_one_of
+
 Facts = Mapping[str, Any]
 """One answer of templates/preflight.py; `{"error": why}` where there is none."""
 
@@ -152,7 +154,7 @@ def gpu_check(answer: Facts, asked: Asked) -> Check:
     found = _gpus_in_words(gpus)
     if len(gpus) < asked.gpus:
         return Check("gpus", Verdict.FAIL, f"{found}; {asked.gpus} asked", _another(asked))
-    wrong = [gpu.name for gpu in gpus if asked.gpu_names and not _is_one_of(gpu.name, asked.gpu_names)]
+    wrong = [gpu.name for gpu in gpus if not is_one_of(gpu.name, asked.gpu_names)]
     if wrong:
         return Check("gpus", Verdict.FAIL, f"{found}; asked for {' or '.join(asked.gpu_names)}", _another(asked))
     if len({gpu.name for gpu in gpus}) > 1:
@@ -229,12 +231,6 @@ def _gpus_in_words(gpus: list[Gpu]) -> str:
         return "0 GPUs"
     names = sorted({gpu.name for gpu in gpus})
     return " + ".join(f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)
-
-
-def _is_one_of(name: str, wanted: tuple[str, ...]) -> bool:
-    """In part and in any case, as jobs.yaml promises: `h100` is `NVIDIA H100 80GB HBM3`, `RTX_4090` is `RTX 4090`."""
-    plain = re.sub(r"[\s_-]+", " ", name).lower()
-    return any(re.sub(r"[\s_-]+", " ", part).lower() in plain for part in wanted)
 
 
 def _version(text: str) -> tuple[int, ...]:

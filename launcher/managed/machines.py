@@ -12,6 +12,7 @@ from launcher.checkpoints.remote_checkpoints import list_remote
 from launcher.commands.checkpoints import verify_checkpoint
 from launcher.crash import crashpoint
 from launcher.errors import GptopsError, NotVerified, PreflightFailed, ProviderError, StillOpen, Unreachable
+from launcher.gpu_models import is_one_of
 from launcher.hosts.closing import end_instance
 from launcher.hosts.preflight_checks import Verdict
 from launcher.lock import hold
@@ -75,8 +76,7 @@ def _wish(errand: Errand, outside: Outside) -> Wish:
 def fits(row: InstanceRow, job: JobSpec) -> bool:
     """Whether the machine of one job does for the next."""
     wanted = job.resources
-    named = row.gpu_name.lower()
-    model = not wanted.gpu_names or any(name.lower() in named for name in wanted.gpu_names)
+    model = is_one_of(row.gpu_name, wanted.gpu_names)
     return row.provider == job.provider and row.gpus >= wanted.gpus and (model or not wanted.gpus) and job.host is None
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from launcher.crash import crashpoint
 from launcher.errors import LocalFault, ProviderError
+from launcher.gpu_models import is_one_of
 from launcher.providers.base import CreateRequest, Instance, Offer, OffSwitch, Status, Wanted
 from launcher.providers.labels import checked_id, id_of, label_of
 from launcher.providers.local_processes import end_all, sshd_process
@@ -52,9 +53,7 @@ class LocalProvider:
     def offers(self, wanted: Wanted) -> list[Offer]:
         """This machine, if it has the GPUs; nobody bills it."""
         gpus = _gpu_names()
-        fitting = [
-            gpu for gpu in gpus if not wanted.gpu_names or any(name.lower() in gpu.lower() for name in wanted.gpu_names)
-        ]
+        fitting = [gpu for gpu in gpus if is_one_of(gpu, wanted.gpu_names)]
         free_gib = shutil.disk_usage(_existing(self._root)).free / 2**30
         if len(fitting) < wanted.gpus or free_gib < wanted.disk_gib:
             return []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launcher.crash import crashpoint
 from launcher.errors import LocalFault
+from launcher.gpu_models import is_one_of
 from launcher.providers.base import CreateRequest, Instance, Offer, OffSwitch, Status, Wanted
 from launcher.providers.labels import checked_id, id_of
 from launcher.providers.static_host import StaticHost
@@ -100,8 +101,7 @@ class SshProvider:
 
 def _fits(host: StaticHost, wanted: Wanted) -> bool:
     enough = host.gpus is None or host.gpus >= wanted.gpus
-    named = host.gpu_name.lower()
-    return enough and (not named or not wanted.gpu_names or any(name.lower() in named for name in wanted.gpu_names))
+    return enough and (not host.gpu_name or is_one_of(host.gpu_name, wanted.gpu_names))
 
 
 def _identity(host: StaticHost) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from launcher.errors import NoOffer
+from launcher.gpu_models import is_one_of
 from launcher.hosts.planning import described
 from launcher.mention import mentions_any
 from launcher.providers.base import Offer, Wanted
@@ -154,7 +155,7 @@ def _gpus(offer: Offer, wanted: Wanted) -> str | None:
 
 
 def _model(offer: Offer, wanted: Wanted) -> str | None:
-    if not wanted.gpus or not offer.gpu_name or mentions_any(offer.gpu_name, wanted.gpu_names):
+    if not wanted.gpus or not offer.gpu_name or is_one_of(offer.gpu_name, wanted.gpu_names):
         return None
     return f"{offer.gpu_name}, {' or '.join(wanted.gpu_names)} was wanted"
 
