@@ -1,8 +1,8 @@
-"""Prove an installation before it costs anything: the plan of a run, then a tiny one of the same stage from end to end.
+"""Prove an installation before it costs anything: the plan of a run, then a tiny one from end to end.
 
-The tiny run trains on the text that ships with the trainer, saves, resumes, and lets the result write; all in a
-temporary folder that is gone afterwards. It uses this machine's device, precision and processes, so what works here
-works there.
+The tiny run pretrains on the text that ships with the trainer, whatever the stage: rows and rewards are the user's own,
+and the loop is the same. It saves, resumes, and lets the result write; all in a temporary folder that is gone
+afterwards. It uses this machine's device, precision and processes, so what works here works there.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from trainer.sizing import training_plan
 from trainer.stages import open_stage
 
 _FIRST, _THEN = 10, 20
+_PROVEN = "pretrain"
 
 
 def dry_run(stage: str, config: RunConfig | None) -> None:
@@ -37,7 +38,9 @@ def dry_run(stage: str, config: RunConfig | None) -> None:
         console = Console(world.is_first)
         console.say("the plan of this configuration" if config else "the plan of a run without a configuration")
         console.say(plan_text(training_plan(settings, num_gpus=world.num_processes)))
-        _prove(stage, _tiny_config(folder, settings, world), world, console)
+        if stage != _PROVEN:
+            console.say(f"\nwhat `{stage}` reads is looked at when it starts; the machine is proven by `{_PROVEN}`")
+        _prove(_tiny_config(folder, settings, world), world, console)
 
 
 @contextmanager
@@ -50,19 +53,19 @@ def _temporary_folder(world: World) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prove(stage: str, tiny: RunConfig, world: World, console: Console) -> None:
+def _prove(tiny: RunConfig, world: World, console: Console) -> None:
     console.say("\na tiny model, from end to end")
-    _train(stage, tiny, _FIRST, world, console)
-    last = _train(stage, tiny.model_copy(update={"resume": "must"}), _THEN, world, console)
+    _train(tiny, _FIRST, world, console)
+    last = _train(tiny.model_copy(update={"resume": "must"}), _THEN, world, console)
     if world.is_first and last.checkpoint:
         console.say(f"sample: {_sample(last.checkpoint, world.device)!r}")
     console.say("\nthis installation trains, saves, resumes and writes")
 
 
-def _train(stage: str, tiny: RunConfig, max_steps: int, world: World, console: Console) -> Outcome:
+def _train(tiny: RunConfig, max_steps: int, world: World, console: Console) -> Outcome:
     config = tiny.model_copy(update={"train": tiny.train.model_copy(update={"max_steps": max_steps})})
     with claimed(Path(config.out_dir), world):
-        outcome = train(config, open_stage(stage, config, world, console), world, console)
+        outcome = train(config, open_stage(_PROVEN, config, world, console), world, console)
     if outcome.stopped_by:
         raise EngineError(f"the dry run was ended by {outcome.stopped_by}", why="nothing of it is kept")
     return outcome

@@ -57,3 +57,10 @@ def test_with_a_configuration_it_prints_that_plan_and_touches_nothing_of_it(
     assert re.search(r"parameters +34,720", out)
     assert not (tmp_path / "run").exists()
     assert list(scratch.glob("gptops*")) == []
+
+
+def test_a_stage_with_rows_of_the_users_own_is_proven_without_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dpo", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "what `dpo` reads is looked at when it starts" in said
+    assert "this installation trains, saves, resumes and writes" in said
