@@ -33,7 +33,7 @@ from tests.launcher.waiting import wait_until
 def test_it_answers_within_a_moment(fresh_host: Callable[[], SshHost]) -> None:
     started = time.monotonic()
     host = fresh_host()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     instance = host.provider.get(host.instance.instance_id)
     assert instance is not None
     assert instance.status is Status.RUNNING
