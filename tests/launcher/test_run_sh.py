@@ -386,7 +386,7 @@ def test_following_ends_when_nobody_listens(run: Run) -> None:
         assert follower.stdin is not None
         assert follower.stdout.readline() == b"ready 0\n"
         follower.stdin.close()
-        follower.wait(5)
+        follower.wait(60)
     assert run.status()["alive"] == "yes"
 
 
