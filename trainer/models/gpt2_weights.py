@@ -66,7 +66,7 @@ def from_gpt2(gpt2: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tens
     head = bare.pop(_HEAD, None)
     names = dict(_names(config))
     _require_same_names(bare.keys() - masks, set(names.values()))
-    missing = {ours for ours in names if ours.endswith("bias") and not _has_bias(ours, config)}
+    missing = [ours for ours in names if ours.endswith("bias") and not _has_bias(ours, config)]
     for ours in missing:
         _require_zero(names.pop(ours), bare)
     weights = {
