@@ -6,7 +6,6 @@ learnt.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +13,10 @@ from typing import Any
 
 from trainer.chats.encoding import Encoded, encode_segments, fitted
 from trainer.chats.formats import Format, NotThatFormat, conversation_of, format_of
+from trainer.chats.splitting import MOST_BAD_SHARE, held_out, identity_of
 from trainer.chats.template import Template, segments_of
 from trainer.errors import DataError
 from trainer.tokenizer import Tokenizer
-
-_MOST_BAD_SHARE = 0.1
-"""More rows than that out of ten that say nothing sensible are no accident: the file is another than was meant."""
 
 
 @dataclass(frozen=True)
@@ -61,27 +58,14 @@ def load_chats(
     _require_good(counts["bad"], len(found), first_problem)
     assert format is not None
     kept = fitted(found, seq_len, counts)
-    held_out = max(1, round(len(kept) * val_fraction))
-    if held_out >= len(kept):
-        raise DataError(
-            "too few conversations to train on and to validate",
-            why=f"{len(kept)} can be learnt from, {held_out} of them validate",
-            hint="more rows, or a smaller `data.val_fraction`",
-        )
-    return ChatData(kept[:-held_out], kept[-held_out:], format, template, counts, _identity(kept))
+    train, val = held_out(kept, val_fraction, "conversations")
+    return ChatData(train, val, format, template, counts, identity_of(kept))
 
 
 def _require_good(bad: int, good: int, first_problem: str) -> None:
-    if bad > _MOST_BAD_SHARE * (bad + good) or not good:
+    if bad > MOST_BAD_SHARE * (bad + good) or not good:
         raise DataError(
             "the rows are no conversations that can be trained on" if bad else "there are no rows",
             why=f"{bad} of {bad + good} rows cannot be read; {first_problem}" if bad else "",
             hint="look at them: `python -m trainer show PATH`",
         )
-
-
-def _identity(rows: Iterable[Encoded]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(len(row).to_bytes(8, "little") + row.ids.tobytes() + row.is_trained.tobytes())
-    return digest.hexdigest()

@@ -6,7 +6,6 @@ fit at all is refused. Both are counted.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ import numpy as np
 
 from trainer.chats.encoding import Encoded, encode_segments
 from trainer.chats.formats import NotThatFormat, format_of, preference_of
+from trainer.chats.splitting import MOST_BAD_SHARE, held_out, identity_of
 from trainer.chats.template import Template, answered
 from trainer.errors import DataError
 from trainer.tokenizer import Tokenizer
-
-_MOST_BAD_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,8 @@ def load_pairs(
             continue
         kept += [pair] if pair else []
     _require_good(counts, kept, first_problem)
-    held_out = max(1, round(len(kept) * val_fraction))
-    if held_out >= len(kept):
-        raise DataError(
-            "too few pairs to train on and to validate", why=f"{len(kept)} can be learnt from", hint="more rows"
-        )
-    return PairData(kept[:-held_out], kept[-held_out:], counts, _identity(kept))
+    train, val = held_out(kept, val_fraction, "pairs")
+    return PairData(train, val, counts, identity_of(side for pair in kept for side in (pair.chosen, pair.rejected)))
 
 
 def fitted_pair(pair: EncodedPair, seq_len: int, counts: Counter[str]) -> EncodedPair | None:
@@ -96,18 +90,10 @@ def _encoded(row: Mapping[str, Any], tokenizer: Tokenizer, template: Template) -
 
 
 def _require_good(counts: Counter[str], kept: list[EncodedPair], first_problem: str) -> None:
-    if counts["bad"] > _MOST_BAD_SHARE * counts["rows"] or not kept:
+    if counts["bad"] > MOST_BAD_SHARE * counts["rows"] or not kept:
         told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
         raise DataError(
             "the rows are no pairs that can be trained on",
             why=f"{told}; {first_problem}".rstrip("; "),
             hint="look at them: `python -m trainer show PATH`; for long answers: `data.seq_len=...`",
         )
-
-
-def _identity(pairs: Iterable[EncodedPair]) -> str:
-    digest = hashlib.sha256()
-    for pair in pairs:
-        for side in (pair.chosen, pair.rejected):
-            digest.update(len(side).to_bytes(8, "little") + side.ids.tobytes() + side.is_trained.tobytes())
-    return digest.hexdigest()
