@@ -17,8 +17,10 @@ prepare() {
     inputs="$("$python" -c 'import sys; print(sys.version)') $(cat pyproject.toml constraints.txt | cksum) $root"
     if [ "$(cat ".venv/.ready-$extras" 2>/dev/null)" != "$inputs" ]; then
         install_packages "$python" "$extras"
-        # The tools come on top of the rest: whoever has them needs nothing for the demo.
-        printf '%s' "$inputs" | tee ".venv/.ready-$extras" >".venv/.ready-${extras%,dev}"
+        # What is named first is there too: whoever has `trainer,dev` needs nothing more for `trainer`.
+        while printf '%s' "$inputs" >".venv/.ready-$extras" && [ "$extras" != "${extras%,*}" ]; do
+            extras=${extras%,*}
+        done
     fi
     PATH=$root/.venv/bin:$PATH
     export PATH
