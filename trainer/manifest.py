@@ -4,8 +4,12 @@ A checkpoint is a directory `step_00000500/` with a MANIFEST.json, written last,
 that names every file with its bytes and sha256. It is built as
 `step_00000500.tmp/`, fsynced and renamed; whatever ends in `.tmp` is invisible.
 
+Where nodes that train together share no disk, each publishes a part of it: a
+directory of the same name whose manifest says which of how many it is. A part
+is no checkpoint; all parts of one save, merged, are.
+
 A doorway module, and standard library only: on a host without any package,
-`python3 manifest.py list DIR` prints the whole checkpoints as JSON, and
+`python3 manifest.py list DIR` prints the checkpoints and the parts as JSON, and
 `python3 manifest.py remove CHECKPOINT SHA256` removes one, provided that its
 MANIFEST.json still has that hash.
 """
@@ -20,11 +24,15 @@ import shutil
 import stat
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 FILE_NAME = "MANIFEST.json"
 FORMAT = 1
+PART_FORMAT = 2
+"""Of a part: readers that know nothing of parts take it for broken, never for whole."""
 _STEP = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})")
 
 
@@ -47,6 +55,16 @@ class Manifest:
     step: int
     files: dict[str, FileEntry]
     """By path relative to the checkpoint, `/` between parts; MANIFEST.json itself is not among them."""
+    part: int = 0
+    """Which part this is, from 0 on."""
+    parts: int = 1
+    """How many parts the checkpoint has; 1 is a whole one."""
+    save: str = ""
+    """What all parts of one save have in common, and parts of another save of the same step do not; "" if whole."""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.parts == 1
 
     @property
     def total_bytes(self) -> int:
@@ -54,7 +72,10 @@ class Manifest:
 
     def to_json(self) -> str:
         files = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in sorted(self.files.items())}
-        return json.dumps({"format": FORMAT, "step": self.step, "files": files}, indent=1) + "\n"
+        head: dict[str, Any] = {"format": FORMAT, "step": self.step}
+        if not self.is_whole:
+            head = {**head, "format": PART_FORMAT, "part": self.part, "parts": self.parts, "save": self.save}
+        return json.dumps({**head, "files": files}, indent=1) + "\n"
 
 
 def step_name(step: int) -> str:
@@ -72,10 +93,10 @@ def parse_manifest(text: str) -> Manifest:
     """The manifest `text` holds. Raises BrokenCheckpoint where it is not one, or names a file outside its folder."""
     try:
         raw = json.loads(text)
-        if raw["format"] != FORMAT:
-            raise BrokenCheckpoint(f"{FILE_NAME} has format {raw['format']}, this version reads {FORMAT}")
+        if raw["format"] not in (FORMAT, PART_FORMAT):
+            raise BrokenCheckpoint(f"{FILE_NAME} has format {raw['format']}, this version reads up to {PART_FORMAT}")
         files = {str(name): FileEntry(int(e["bytes"]), str(e["sha256"])) for name, e in raw["files"].items()}
-        manifest = Manifest(step=int(raw["step"]), files=files)
+        manifest = Manifest(int(raw["step"]), files, **(_part_of(raw) if raw["format"] == PART_FORMAT else {}))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BrokenCheckpoint(f"{FILE_NAME} cannot be read ({type(error).__name__})") from error
     for name in files:
@@ -86,8 +107,15 @@ def parse_manifest(text: str) -> Manifest:
     return manifest
 
 
+def _part_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+    part, parts, save = int(raw["part"]), int(raw["parts"]), str(raw["save"])
+    if not (0 <= part < parts and parts > 1 and save):
+        raise BrokenCheckpoint(f"{FILE_NAME} says part {part} of {parts}, which cannot be")
+    return {"part": part, "parts": parts, "save": save}
+
+
 def read_manifest(checkpoint: Path) -> Manifest:
-    """The manifest of a checkpoint directory. Raises BrokenCheckpoint."""
+    """The manifest of a checkpoint directory, or of a part. Raises BrokenCheckpoint."""
     try:
         text = (checkpoint / FILE_NAME).read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -101,7 +129,16 @@ def read_manifest(checkpoint: Path) -> Manifest:
 
 
 def verify(checkpoint: Path) -> Manifest:
-    """The manifest, after every file was read and found to match. Raises BrokenCheckpoint naming the first misfit."""
+    """The manifest, after every file was read and found to match. Raises BrokenCheckpoint naming the first misfit,
+    and for a part."""
+    manifest = read_manifest(checkpoint)
+    if not manifest.is_whole:
+        raise BrokenCheckpoint(f"it is one of {manifest.parts} parts, and the others are elsewhere")
+    return verify_files(checkpoint)
+
+
+def verify_files(checkpoint: Path) -> Manifest:
+    """As `verify`, of a checkpoint or of a part."""
     manifest = read_manifest(checkpoint)
     for name, entry in manifest.files.items():
         verify_file(checkpoint, name, entry)
@@ -129,29 +166,106 @@ def publish(building: Path) -> Path:
 
     After a power cut there is either the whole checkpoint or none. `step_N/` must not exist.
     """
-    final = building.with_suffix("")
-    step = step_of(final.name)
-    assert building.suffix == ".tmp", building
+    step = step_of(building.with_suffix("").name)
     assert step is not None, building
+    return publish_as(building, Manifest(step, settled_files(building)))
+
+
+def settled_files(building: Path) -> dict[str, FileEntry]:
+    """Every file there is in `building`, with its hash, on the disk by now."""
     files = {}
     for path in sorted(p for p in building.rglob("*") if p.is_file()):
-        entry = FileEntry(path.stat().st_size, sha256_of(path))
-        files[path.relative_to(building).as_posix()] = entry
-        fsync(path)
-    (building / FILE_NAME).write_text(Manifest(step, files).to_json(), encoding="utf-8")
+        files[path.relative_to(building).as_posix()] = settled_file(path)
+    return files
+
+
+def settled_file(path: Path) -> FileEntry:
+    """The entry of a file that is complete, after it was forced to the disk."""
+    fsync(path)
+    return FileEntry(path.stat().st_size, sha256_of(path))
+
+
+def publish_as(building: Path, manifest: Manifest) -> Path:
+    """`publish` with a manifest that names the files in `building`, which are on the disk: of a part, or put together
+    by several writers."""
+    final = building.with_suffix("")
+    assert building.suffix == ".tmp", building
+    assert step_of(final.name) == manifest.step, building
+    (building / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     fsync(building / FILE_NAME)
-    fsync(building)
+    for folder in (*(path for path in building.rglob("*") if path.is_dir()), building):
+        fsync(folder)
     building.rename(final)
     fsync(final.parent)
     return final
 
 
+def merge_parts(parts: Sequence[Path], destination: Path) -> Path:
+    """Make of all parts of one save, in any order, the whole checkpoint `destination`, which must not exist.
+
+    Every byte is read; the parts stay as they are and share their files with it where the disk knows links. Raises
+    BrokenCheckpoint, with nothing made, where a part is missing, damaged, or of another save.
+    """
+    found = [(part, verify_files(part)) for part in parts]
+    whole = _merged([manifest for _part, manifest in found])
+    building = destination.with_name(destination.name + ".tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        for folder, manifest in found:
+            for name in manifest.files:
+                _share(folder / name, building / name)
+        return publish_as(building, whole)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def _merged(parts: Sequence[Manifest]) -> Manifest:
+    """The manifest of the whole that `parts` make up. Raises BrokenCheckpoint."""
+    kinds = {(manifest.step, manifest.parts, manifest.save) for manifest in parts}
+    if len(kinds) != 1:
+        raise BrokenCheckpoint("these are not the parts of one save" if kinds else "there are no parts to merge")
+    ((step, count, _save),) = kinds
+    if sorted(manifest.part for manifest in parts) != list(range(count)):
+        has = ", ".join(str(number) for number in sorted(manifest.part for manifest in parts))
+        raise BrokenCheckpoint(f"it has the parts 0 to {count - 1}, and these are {has}")
+    files: dict[str, FileEntry] = {}
+    for manifest in parts:
+        for name, entry in manifest.files.items():
+            if files.setdefault(name, entry) != entry:
+                raise BrokenCheckpoint(f"two parts have a `{name}`, and they differ")
+    return Manifest(step, files)
+
+
+def _share(source: Path, target: Path) -> None:
+    if target.exists():  # another part has the same
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copy2(source, target)
+        fsync(target)
+
+
 def checkpoints(folder: Path) -> list[Path]:
-    """Directories in `folder` that carry a manifest, oldest step first. They are published, not verified."""
+    """Whole checkpoints in `folder`, oldest step first, by what their manifests say. Published, not verified."""
+    return [path for path in published(folder) if not _is_part(path)]
+
+
+def published(folder: Path) -> list[Path]:
+    """Directories in `folder` that carry a manifest, of a checkpoint or of a part, oldest step first."""
     if not folder.is_dir():
         return []
     found = [(step_of(path.name), path) for path in folder.iterdir()]
     return [path for step, path in sorted((s, p) for s, p in found if s is not None) if (path / FILE_NAME).is_file()]
+
+
+def _is_part(path: Path) -> bool:
+    try:
+        return not read_manifest(path).is_whole
+    except BrokenCheckpoint:  # whoever looks closer will say so
+        return False
 
 
 def remove(checkpoint: Path) -> None:
@@ -200,13 +314,13 @@ def fsync(path: Path) -> None:
 
 
 def _listing(folder: Path) -> list[dict[str, object]]:
-    """What `python3 manifest.py list` prints: the whole checkpoints with the text of their manifests."""
+    """What `python3 manifest.py list` prints: checkpoints and parts with the text of their manifests."""
     rows: list[dict[str, object]] = []
-    for path in checkpoints(folder):
+    for path in published(folder):
         try:
-            read_manifest(path)
+            found = read_manifest(path)
             text = (path / FILE_NAME).read_bytes().decode(errors="replace")  # byte for byte: its hash is compared
-            rows.append({"name": path.name, "manifest": text})
+            rows.append({"name": path.name, "manifest": text, "part": found.part, "parts": found.parts})
         except (BrokenCheckpoint, OSError) as error:  # removed by rotation in between, or broken: not whole
             rows.append({"name": path.name, "broken": str(error)})
     return rows
@@ -225,11 +339,16 @@ def _main(arguments: list[str]) -> None:
     if arguments[:1] == ["list"] and len(arguments) == 2:
         print(json.dumps(_listing(Path(arguments[1]))))
     elif arguments[:1] == ["verify"] and len(arguments) == 2:
-        print(verify(Path(arguments[1])).to_json(), end="")
+        print(verify_files(Path(arguments[1])).to_json(), end="")
     elif arguments[:1] == ["remove"] and len(arguments) == 3:
         _remove_if(Path(arguments[1]), arguments[2])
+    elif arguments[:1] == ["merge"] and len(arguments) > 3:
+        print(merge_parts([Path(part) for part in arguments[2:]], Path(arguments[1])))
     else:
-        sys.exit("usage: manifest.py list FOLDER | verify CHECKPOINT | remove CHECKPOINT MANIFEST_SHA256")
+        sys.exit(
+            "usage: manifest.py list FOLDER | verify CHECKPOINT | remove CHECKPOINT MANIFEST_SHA256"
+            " | merge CHECKPOINT PART PART..."
+        )
 
 
 if __name__ == "__main__":

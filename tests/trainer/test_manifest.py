@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trainer import manifest
-from trainer.manifest import BrokenCheckpoint
+from trainer.manifest import BrokenCheckpoint, Manifest
 
 
 def published(folder: Path, step: int, files: dict[str, bytes] | None = None) -> Path:
@@ -107,3 +108,92 @@ def test_the_file_alone_lists_on_a_host_without_any_package(tmp_path: Path) -> N
     assert [row["name"] for row in listing] == [checkpoint.name, "step_00000012"]
     assert manifest.parse_manifest(listing[0]["manifest"]) == manifest.read_manifest(checkpoint)
     assert "cannot be read" in listing[1]["broken"]
+
+
+def published_part(folder: Path, part: int, *, parts: int = 2, step: int = 500, save: str = "a1") -> Path:
+    building = folder / f"{manifest.step_name(step)}.tmp"
+    (building / "model").mkdir(parents=True)
+    (building / "model" / f"shard-{part}.safetensors").write_bytes(bytes([part]))
+    (building / "config.yaml").write_bytes(b"seed: 1")
+    return manifest.publish_as(building, Manifest(step, manifest.settled_files(building), part, parts, save))
+
+
+def test_a_part_says_so_and_is_never_taken_for_a_checkpoint(tmp_path: Path) -> None:
+    part = published_part(tmp_path, 1)
+    found = manifest.read_manifest(part)
+    assert (found.part, found.parts, found.is_whole) == (1, 2, False)
+    assert manifest.checkpoints(tmp_path) == []
+    assert manifest.published(tmp_path) == [part]
+    assert manifest.verify_files(part) == found
+    with pytest.raises(BrokenCheckpoint, match="one of 2 parts"):
+        manifest.verify(part)
+
+
+def test_a_reader_that_knows_no_parts_takes_one_for_broken_and_a_whole_one_reads_as_ever(tmp_path: Path) -> None:
+    part, whole = (
+        json.loads((path / manifest.FILE_NAME).read_text())
+        for path in (
+            published_part(tmp_path / "part", 0),
+            published(tmp_path / "whole", 500),
+        )
+    )
+    assert part["format"] == 2
+    assert set(whole) == {"format", "step", "files"}
+    assert whole["format"] == 1
+
+
+def test_all_parts_of_a_save_make_a_checkpoint_in_any_order(tmp_path: Path) -> None:
+    parts = [published_part(tmp_path / f"node{number}", number, parts=3) for number in (2, 0, 1)]
+    before = [manifest.verify_files(part) for part in parts]
+    (tmp_path / "home").mkdir()
+    whole = manifest.merge_parts(parts, tmp_path / "home" / "step_00000500")
+    found = manifest.verify(whole)
+    assert found.is_whole
+    assert set(found.files) == {"config.yaml", *(f"model/shard-{number}.safetensors" for number in range(3))}
+    assert manifest.checkpoints(tmp_path / "home") == [whole]
+    assert [manifest.verify_files(part) for part in parts] == before
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([], "these are 0"),
+        ([(0, {})], "these are 0, 0"),
+        ([(1, {"save": "b2"})], "not the parts of one save"),
+        ([(1, {"step": 501})], "not the parts of one save"),
+        ([(1, {"parts": 3})], "not the parts of one save"),
+    ],
+)
+def test_parts_that_do_not_belong_together_make_nothing(tmp_path: Path, others: list[Any], words: str) -> None:
+    parts = [published_part(tmp_path / "first", 0)]
+    parts += [published_part(tmp_path / f"other{at}", part, **how) for at, (part, how) in enumerate(others)]
+    (tmp_path / "home").mkdir()
+    with pytest.raises(BrokenCheckpoint, match=words):
+        manifest.merge_parts(parts, tmp_path / "home" / "step_00000500")
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_damaged_part_makes_nothing(tmp_path: Path) -> None:
+    parts = [published_part(tmp_path / f"node{number}", number) for number in (0, 1)]
+    (parts[1] / "model" / "shard-1.safetensors").write_bytes(b"x")
+    with pytest.raises(BrokenCheckpoint, match="sha256 differs"):
+        manifest.merge_parts(parts, tmp_path / "step_00000500")
+    assert not (tmp_path / "step_00000500").exists()
+
+
+@pytest.mark.parametrize("change", [{"part": 2}, {"part": -1}, {"parts": 1}, {"save": ""}, {"part": "x"}])
+def test_a_part_that_cannot_be_is_broken(change: dict[str, object]) -> None:
+    text = {"format": 2, "step": 1, "part": 0, "parts": 2, "save": "a1", "files": {}, **change}
+    with pytest.raises(BrokenCheckpoint):
+        manifest.parse_manifest(json.dumps(text))
+
+
+def test_the_file_alone_lists_parts_and_merges_them(tmp_path: Path) -> None:
+    parts = [str(published_part(tmp_path / f"node{number}", number)) for number in (0, 1)]
+    bare = [sys.executable, "-I", "-S", manifest.__file__]
+    listing = json.loads(
+        subprocess.run([*bare, "list", str(tmp_path / "node1")], capture_output=True, check=True).stdout
+    )
+    assert [(row["name"], row["part"], row["parts"]) for row in listing] == [("step_00000500", 1, 2)]
+    subprocess.run([*bare, "merge", str(tmp_path / "step_00000500"), *parts], capture_output=True, check=True)
+    assert manifest.verify(tmp_path / "step_00000500").is_whole
