@@ -84,6 +84,14 @@ def test_a_sharded_run_in_pieces_is_the_straight_one_to_the_bit(together: Path) 
     assert_same_run(together / "8", together / "4x8", 8)
 
 
+def test_muon_steps_spread_matrices_as_it_steps_whole_ones(found: list[dict[str, Any]]) -> None:
+    assert [rank["muon"] for rank in found] == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_a_sharded_run_with_muon_in_pieces_is_the_straight_one_to_the_bit(together: Path) -> None:
+    assert_same_run(together / "muon", together / "muon_pieces", 8)
+
+
 def test_a_sharded_checkpoint_is_whole_and_one_process_goes_on_from_it(
     together: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

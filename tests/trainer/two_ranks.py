@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.trainer import sharded_muon
 from tests.trainer.ragged import RaggedBatch, RaggedStage
 from tests.trainer.tiny import tiny_config
 from trainer.checkpoints.snapshot import Camera
@@ -147,9 +148,21 @@ def main(folder: Path) -> None:
                 sharded = ("train.parallel=fsdp", "sample.every_steps=4", "sample.max_tokens=3")
                 run = tiny_config(out_dir, *RUN, *sharded, f"train.max_steps={max_steps}")
                 train(run, SharedStage(world.rank, world.num_processes), world, Console(world.is_first))
+        found["muon"] = sharded_muon.difference(world)
+        muon_in_pieces(folder, world)
         everything = world.gather(found)
         if world.is_first:
             (folder / "found.json").write_text(json.dumps(everything))
+
+
+def muon_in_pieces(folder: Path, world: World) -> None:
+    """Runs of eight steps with Muon and its weights spread: `muon` straight, `muon_pieces` stopped after four."""
+    for name, pieces in (("muon", (8,)), ("muon_pieces", (4, 8))):
+        (folder / name).mkdir(exist_ok=True)
+        for max_steps in pieces:
+            keys = ("optim.kind=muon", "train.parallel=fsdp", "schedule.warmup_steps=1", f"train.max_steps={max_steps}")
+            run = tiny_config(folder / name, *RUN, *keys)
+            train(run, SharedStage(world.rank, world.num_processes), world, Console(world.is_first))
 
 
 def validated(config: RunConfig, world: World, stop: StopRequest) -> float | None:
