@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+import turns
+from turns import memory_mb
 
 SIDES = ("gptops", "transformers", "litgpt", "nanogpt")
 PRECISIONS = ("fp32", "bf16")
@@ -77,13 +77,8 @@ def compared(precision: str, options: argparse.Namespace) -> dict[str, Any]:
     """All sides in one precision, measured in turn, and their ratios."""
     sides = [side for side in SIDES if side in ("gptops", "transformers") or getattr(options, side)]
     processes = {side: start(side, precision, options) for side in sides}
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for side in sides:
-        turn(processes[side], WARM_UP)
-    for number in range(options.rounds):
-        for side in sides if number % 2 == 0 else sides[::-1]:
-            seconds[side] += turn(processes[side], STEPS_A_TURN)
-    peak_mb = {side: finish(processes[side]) for side in sides}
+    seconds = turns.in_turn(processes, warm_up=WARM_UP, rounds=options.rounds, steps=STEPS_A_TURN)
+    peak_mb = {side: turns.finish(processes[side]) for side in sides}
     size = sized(options)
     speed = {side: size.batch * size.tokens / statistics.median(seconds[side]) for side in sides}
     ratios = {f"{side}_speed_ratio": round(speed["gptops"] / speed[side], 3) for side in sides[1:]}
@@ -115,44 +110,16 @@ def sized(options: argparse.Namespace) -> Size:
 
 def start(side: str, precision: str, options: argparse.Namespace) -> subprocess.Popen[str]:
     """One side, built and waiting for its turn."""
-    root = Path(__file__).resolve().parents[2]
-    more = [options.nanogpt] if side == "nanogpt" else []
-    paths = os.pathsep.join(part for part in (str(root), *more, os.environ.get("PYTHONPATH")) if part)
-    threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
-    environment = {**os.environ, **threads, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
     interpreter = options.litgpt if side == "litgpt" else sys.executable
     argv = [interpreter, __file__, precision, "--side", side, "--size", options.size, "--device", options.device]
     argv += ["--threads", str(options.threads), *(["--compile"] if options.compile else [])]
     argv += ["--processor-time"] if options.processor_time else []
     argv += [f"--batch={sized(options).batch}", f"--tokens={sized(options).tokens}"]
-    return subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def turn(process: subprocess.Popen[str], steps: int) -> list[float]:
-    """Seconds of each of `steps` steps of one side, while the others wait."""
-    return [float(second) for second in ask(process, str(steps))]
-
-
-def finish(process: subprocess.Popen[str]) -> float:
-    """Peak memory of one side in MB; its process ends."""
-    (peak_mb,) = ask(process, "peak")
-    process.communicate(timeout=60)
-    return float(peak_mb)
-
-
-def ask(process: subprocess.Popen[str], words: str) -> list[Any]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(words + "\n")
-    process.stdin.flush()
-    answer = process.stdout.readline()
-    if not answer:
-        sys.exit(f"error: a measured process died; exit code {process.wait(timeout=60)}")
-    return list(json.loads(answer))
+    return turns.start(argv, options.threads, *([options.nanogpt] if side == "nanogpt" else []))
 
 
 def take_turns(options: argparse.Namespace) -> None:
-    """The measured process: reads a number of steps, takes them, answers with their seconds."""
+    """The measured process."""
     sys.stdout, answers = sys.stderr, sys.stdout  # what a peer prints is no answer
     import torch
     import transformers  # noqa: F401 - every side imports it, so that memory counts the work alone
@@ -163,22 +130,18 @@ def take_turns(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(1337)
     on_gpu = options.device == "cuda"
-    clock = time.process_time if options.processor_time else time.perf_counter
     before_mb = memory_mb("VmRSS")
     step = step_of(options)
-    for line in sys.stdin:
-        if line.strip() == "peak":
-            peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else memory_mb("VmHWM") - before_mb
-            print(json.dumps([peak]), file=answers, flush=True)
-            return
-        seconds = []
-        for _ in range(int(line)):
-            began = clock()
-            step()
-            if on_gpu:
-                torch.cuda.synchronize()
-            seconds.append(clock() - began)
-        print(json.dumps(seconds), file=answers, flush=True)
+
+    def peak_mb() -> float:
+        return torch.cuda.max_memory_allocated() / 1e6 if on_gpu else memory_mb("VmHWM") - before_mb
+
+    pace = turns.Pace(answers, peak_mb, processor_time=options.processor_time)
+    while True:
+        pace.edge()
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
 
 
 def step_of(options: argparse.Namespace) -> Any:
@@ -283,14 +246,6 @@ def of_nanogpt(size: Size, wants_compiled: bool) -> tuple[Any, Any]:
     model = GPT(config)
     forward = compiled(model, wants_compiled)
     return model, lambda ids, labels: forward(ids, labels)[1]
-
-
-def memory_mb(field: str) -> float:
-    """`VmRSS` (now) or `VmHWM` (the most ever) of this process, from the Linux kernel."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise AssertionError(field)
 
 
 if __name__ == "__main__":
