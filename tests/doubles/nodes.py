@@ -69,7 +69,8 @@ class Node:
         self.hardware_address = ":".join(["02", "00", *(f"{int(byte):02x}" for byte in address.split("."))])
         """The same after a restart, so that nobody asks for it in vain."""
         self.process: subprocess.Popen[bytes] | None = None
-        self._home_there = shared_home
+        self.home_there = shared_home
+        """Where its commands start, as it is seen on the node."""
         self.home.mkdir(parents=True)
         make_key_pair(folder / "host_key", comment=self.name)
         (folder / "authorized_keys").write_text("".join(f"{key}\n" for key in keys))
@@ -147,7 +148,7 @@ class Node:
         """What every connection runs, as for a local host (launcher.providers.local_sshd)."""
         variables = {key: value for key, value in sorted(os.environ.items()) if local_sshd.IMAGE_VARIABLES.match(key)}
         folders = [str(DOUBLES), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-        variables |= {"PATH": os.pathsep.join(folders), "TMPDIR": str(self._home_there / ".tmp")}
+        variables |= {"PATH": os.pathsep.join(folders), "TMPDIR": str(self.home_there / ".tmp")}
         exports = "\n".join(f"export {key}={shlex.quote(value)}" for key, value in variables.items())
         command = 'if [ -n "${SSH_ORIGINAL_COMMAND-}" ]; then exec /bin/sh -c -- "$SSH_ORIGINAL_COMMAND"; fi'
         return f'{exports}\nmkdir -p "$TMPDIR"\ncd "$HOME" || exit 1\n{command}\nexec /bin/sh\n'
@@ -177,12 +178,12 @@ ForceCommand exec /bin/sh {self.folder}/session.sh
 set -e
 echo "boot $(cat {where}/boot_id)"
 hostname {self.name}
-sed "s|^root:.*|root:x:0:0:root:{self._home_there}:/bin/sh|" /etc/passwd >{where}/passwd
+sed "s|^root:.*|root:x:0:0:root:{self.home_there}:/bin/sh|" /etc/passwd >{where}/passwd
 sed "s|^root:[^:]*|root:*|" /etc/shadow >{where}/shadow
 mount --bind {where}/passwd /etc/passwd
 mount --bind {where}/shadow /etc/shadow
 mount --bind {where}/boot_id /proc/sys/kernel/random/boot_id
-mount --bind {where}/home {self._home_there}
+mount --bind {where}/home {self.home_there}
 mkdir -p /run/sshd
 ip link set lo up
 exec {local_sshd.sshd_binary()} -D -e -f {where}/sshd_config
