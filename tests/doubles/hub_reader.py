@@ -1,10 +1,13 @@
 """A process that prepares corpora from the hub double: HF_ENDPOINT must be set before anything of the hub is imported.
 
-Reads one JSON object a line, {"data": {...}, "out": FOLDER, "kill_after": N or null}, and answers each with one line.
+Reads one JSON object a line, {"data": {...}, "out": FOLDER, "kill_after": N or null}, or {"argv": [...]} for a command
+of the trainer, and answers each with one line.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -26,15 +29,23 @@ class HubReader:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
+    def trainer(self, *argv: str) -> tuple[int, str]:
+        """The exit code of `python -m trainer ARGV`, and what it printed on both streams."""
+        result = self._answer({"argv": list(argv)})
+        return result["code"], result["said"]
+
     def prepare(self, out: Path, *, kill_after: int | None = None, **data: Any) -> dict[str, Any]:
         """What came of it: identity, tokens, documents, text and said; or `error`, with what, why and hint."""
+        order = {"data": {"tokenizer": {"kind": "bytes"}, **data}, "out": str(out), "kill_after": kill_after}
+        return self._answer(order, may_die=kill_after is not None)
+
+    def _answer(self, order: dict[str, Any], *, may_die: bool = False) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"data": {"tokenizer": {"kind": "bytes"}, **data}, "out": str(out), "kill_after": kill_after}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer or kill_after is not None, "the reader died"
+        assert answer or may_die, "the reader died"
         result: dict[str, Any] = json.loads(answer) if answer else {}
         return result
 
@@ -69,7 +80,16 @@ def _serve() -> None:
     encoding.BATCH_CHARACTERS = 2000
     for line in sys.stdin:
         order = json.loads(line)
-        print(json.dumps(_prepared(order)), flush=True)
+        print(json.dumps(_ran(order["argv"]) if "argv" in order else _prepared(order)), flush=True)
+
+
+def _ran(argv: list[str]) -> dict[str, Any]:
+    from trainer.cli import main
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(argv)
+    return {"code": int(code), "said": said.getvalue()}
 
 
 def _prepared(order: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from trainer.chats.formats import NotThatFormat, conversation_of, format_of, pre
 from trainer.chats.messages import Conversation, Message, ToolCall
 from trainer.chats.packing import packed_bins, packed_rows
 from trainer.chats.painting import painted
+from trainer.chats.pairs import load_pairs
 from trainer.chats.template import answered, opening_of, segments_of, stop_tokens, template_of
 from trainer.cli import main
 from trainer.errors import DataError
@@ -102,6 +103,7 @@ def test_a_pair_has_one_prompt_and_two_answers(row: dict[str, Any], prompt: list
     [
         ({"chosen": "a", "rejected": "a"}, "equal"),
         ({"chosen": "a", "rejected": " "}, "says nothing"),
+        ({"prompt": "p", "chosen": [ASKED], "rejected": []}, "no list of messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "wizard"),
         ({"messages": "text"}, "no list"),
         (calling("{"), "not JSON"),
@@ -114,6 +116,16 @@ def test_what_says_nothing_sensible_is_refused_with_what_was_seen(row: dict[str,
     format = format_of(row)
     with pytest.raises(NotThatFormat, match=words):
         preference_of(row) if format == "preference" else conversation_of(row, format)
+
+
+def test_a_pair_without_one_side_is_a_bad_row_and_no_bad_file() -> None:
+    good = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    for bad in ({"chosen": "a"}, {"chosen": "a", "rejected": None}, {"prompt": "p", "rejected": "b"}):
+        data = load_pairs([bad, *[good] * 19], BytesTokenizer(), "transcript", seq_len=64, val_fraction=0.2)
+        assert (len(data.train) + len(data.val), data.counts["bad"], data.format) == (19, 1, "texts")
+    with pytest.raises(DataError) as caught:
+        load_pairs([{"chosen": "a", "rejected": None}], BytesTokenizer(), "transcript", seq_len=64, val_fraction=0.2)
+    assert "row 1: it has no `rejected`" in caught.value.why
 
 
 def test_unknown_columns_are_named() -> None:

@@ -19,10 +19,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
 from trainer.chats.messages import Conversation, Message, Preference, Prompt, Role, ToolCall
+from trainer.config.mapping import FORMAT_COLUMNS
 from trainer.errors import DataError
 
-Format = Literal["messages", "sharegpt", "alpaca", "prompt", "preference"]
+Format = Literal["preference", "messages", "sharegpt", "alpaca", "prompt"]
+PairFormat = Literal["texts", "dialogues", "messages"]
+"""How the two sides of a pair are written; dialogues are those of HH-RLHF."""
 FORMATS: tuple[Format, ...] = get_args(Format)
+"""In the order in which they are looked for."""
 
 _COMPLETIONS = ("completion", "response", "answer")
 _ROLES: dict[str, Role] = {
@@ -42,21 +46,15 @@ class NotThatFormat(ValueError):
 def format_of(row: Mapping[str, Any]) -> Format:
     """The format its columns tell. Raises DataError with what would do where they tell none."""
     names = {name for name, value in row.items() if value is not None}
-    if {"chosen", "rejected"} <= names:
-        return "preference"
-    if "messages" in names:
-        return "messages"
-    if "conversations" in names:
-        return "sharegpt"
-    if {"instruction", "output"} <= names:
-        return "alpaca"
-    if "prompt" in names:
-        return "prompt"
+    for format in FORMATS:
+        if FORMAT_COLUMNS[format].needed <= names:
+            return format
     seen = ", ".join(f"`{name}`" for name in list(row)[:12]) or "none"
     raise DataError(
         "no known format of conversations",
         why=f"the columns are {seen}",
-        hint="rows have messages; conversations; instruction and output; prompt and completion; or chosen and rejected",
+        hint="rows have messages; conversations; instruction and output; prompt and completion; or chosen and "
+        "rejected; else say which column is what: `data.mapping.prompt=COLUMN data.mapping.completion=COLUMN`",
     )
 
 
@@ -74,7 +72,8 @@ def conversation_of(row: Mapping[str, Any], format: Format) -> Conversation:
 
 
 def preference_of(row: Mapping[str, Any]) -> Preference:
-    """The pair in a row of format `preference`. Raises NotThatFormat where the two are equal or one is empty."""
+    """The pair in a row of format `preference`. Raises NotThatFormat where the two are equal or one is not there."""
+    _require_sides(row)
     chosen, rejected = (_side(row[name], name) for name in ("chosen", "rejected"))
     if row.get("prompt") is not None:
         prompt = _prompt_messages(row["prompt"])
@@ -90,6 +89,14 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
     return Preference(Conversation(prompt, _tools(row.get("tools"))), chosen, rejected)
 
 
+def pair_format_of(row: Mapping[str, Any]) -> PairFormat:
+    """How the sides of a pair are written. Raises NotThatFormat where one is not there."""
+    _require_sides(row)
+    if not isinstance(row["chosen"], str):
+        return "messages"
+    return "dialogues" if _dialogue(row["chosen"]) else "texts"
+
+
 def prompt_of(row: Mapping[str, Any], format: Format) -> Prompt:
     """What a policy is asked: the conversation without its last answer, and all columns. Raises NotThatFormat."""
     if format == "prompt":
@@ -103,6 +110,12 @@ def prompt_of(row: Mapping[str, Any], format: Format) -> Prompt:
     if not conversation.messages:
         raise NotThatFormat("there is nothing to ask")
     return Prompt(conversation, dict(row))
+
+
+def _require_sides(row: Mapping[str, Any]) -> None:
+    missing = [f"`{name}`" for name in ("chosen", "rejected") if row.get(name) is None]
+    if missing:
+        raise NotThatFormat(f"it has no {' and '.join(missing)}")
 
 
 def _messages(value: Any, column: str) -> tuple[Message, ...]:

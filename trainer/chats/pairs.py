@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainer.chats.encoding import Encoded, encode_segments
-from trainer.chats.formats import NotThatFormat, format_of, preference_of
+from trainer.chats.formats import NotThatFormat, PairFormat, pair_format_of, preference_of
 from trainer.chats.splitting import MOST_BAD_SHARE, held_out, identity_of
 from trainer.chats.template import Template, answered
 from trainer.errors import DataError
@@ -35,6 +35,8 @@ class PairData:
 
     train: list[EncodedPair]
     val: list[EncodedPair]
+    format: PairFormat
+    template: Template
     counts: Counter[str]
     identity: str
 
@@ -50,10 +52,12 @@ def load_pairs(
     """Read, render, encode and fit every row. Raises DataError where too many are bad, or nothing is left."""
     counts: Counter[str] = Counter()
     kept: list[EncodedPair] = []
+    format: PairFormat | None = None
     first_problem = ""
     for number, row in enumerate(rows, start=1):
         counts["rows"] += 1
         try:
+            format = format or pair_format_of(row)
             pair = fitted_pair(_encoded(row, tokenizer, template), seq_len, counts)
         except NotThatFormat as problem:
             counts["bad"] += 1
@@ -61,8 +65,10 @@ def load_pairs(
             continue
         kept += [pair] if pair else []
     _require_good(counts, kept, first_problem)
+    assert format is not None
     train, val = held_out(kept, val_fraction, "pairs")
-    return PairData(train, val, counts, identity_of(side for pair in kept for side in (pair.chosen, pair.rejected)))
+    identity = identity_of(side for pair in kept for side in (pair.chosen, pair.rejected))
+    return PairData(train, val, format, template, counts, identity)
 
 
 def fitted_pair(pair: EncodedPair, seq_len: int, counts: Counter[str]) -> EncodedPair | None:
@@ -79,8 +85,6 @@ def fitted_pair(pair: EncodedPair, seq_len: int, counts: Counter[str]) -> Encode
 
 
 def _encoded(row: Mapping[str, Any], tokenizer: Tokenizer, template: Template) -> EncodedPair:
-    if format_of(row) != "preference":
-        raise NotThatFormat("it has no `chosen` and `rejected`")
     pair = preference_of(row)
     sides = (encode_segments(answered(pair.prompt, side, template), tokenizer) for side in (pair.chosen, pair.rejected))
     encoded = EncodedPair(*sides)

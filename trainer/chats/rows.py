@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from trainer.chats.renaming import mapping_text, renamed_rows
 from trainer.config import DataConfig
 from trainer.config.sources import hub_source
 from trainer.data.columns import Columns
@@ -18,6 +19,7 @@ from trainer.data.hub import HubText
 from trainer.data.readers import FileSource
 from trainer.data.sources import corpus_path, find_corpus
 from trainer.errors import DataError
+from trainer.quoting import shown
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,35 @@ class WholeRow(Columns):
 
 
 def read_rows(config: DataConfig) -> Iterator[dict[str, Any]]:
-    """The rows of `config.path`, at most `config.max_samples`. Raises DataError."""
+    """The rows of `config.path`, at most `config.max_samples`, its columns renamed by `config.mapping`.
+
+    Raises DataError.
+    """
+    _require_one_source_of_rows(config)
     hub = hub_source(config.path)
     source = HubText(hub, WholeRow()) if hub else FileSource(find_corpus(corpus_path(config.path)), WholeRow())
-    for document in islice(source.documents(), config.max_samples):
-        yield _row("".join(document.texts), source.name)
+    rows = (_row("".join(document.texts), source.name) for document in source.documents())
+    yield from islice(renamed_rows(rows, config.mapping, source.name), config.max_samples)
+
+
+def rows_text(config: DataConfig) -> str:
+    """Where they come from, for a line: ``hf:owner/name` (question as prompt)`."""
+    return shown(config.path) + mapping_text(config.mapping)
+
+
+def _require_one_source_of_rows(config: DataConfig) -> None:
+    """What only makes text of a corpus is no way to read rows, and must not be passed over in silence."""
+    for key, given in (
+        ("datasets", config.datasets),
+        ("text_column", config.text_column),
+        ("template", config.template),
+    ):
+        if given:
+            raise DataError(
+                f"`data.{key}` is for pretraining: rows of conversations are not read by it",
+                why="a row is read by its columns" if key != "datasets" else "rows come from one source",
+                hint="data.path=SOURCE, and data.mapping.prompt=COLUMN where columns have names of their own",
+            )
 
 
 def _row(text: str, source: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from trainer.config.mapping import ColumnMapping
 from trainer.config.sources import canonical, hub_source
 from trainer.config.strict import Model
 
@@ -114,6 +115,8 @@ class DataConfig(Model):
     """The column that holds the text. Left out, it is the named source's own, and `text` for everything else."""
     template: str = ""
     """Text with `{column}` in it, to make a document of several columns: `"Q: {question}\\nA: {answer}"`."""
+    mapping: ColumnMapping = ColumnMapping()
+    """For the stages after pretraining: which column is what, where a dataset has names of its own."""
     max_samples: PositiveInt | None = None
     """Take so many documents of each source at most."""
     max_tokens: PositiveInt | None = Field(None, ge=2)

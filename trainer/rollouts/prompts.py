@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.chats.encoding import encode_segments
-from trainer.chats.formats import NotThatFormat, conversation_of, format_of, prompt_of
+from trainer.chats.formats import Format, NotThatFormat, conversation_of, format_of, prompt_of
 from trainer.chats.template import Template, opening_of
 from trainer.errors import DataError
 from trainer.tokenizer import Tokenizer
@@ -36,6 +36,7 @@ class PromptData:
 
     train: list[EncodedPrompt]
     val: list[EncodedPrompt]
+    format: Format
     counts: Counter[str]
     identity: str
 
@@ -55,10 +56,13 @@ def load_prompts(
     counts: Counter[str] = Counter()
     kept: list[EncodedPrompt] = []
     first_problem = ""
+    first_format: Format | None = None
     for number, row in enumerate(rows, start=1):
         counts["rows"] += 1
         try:
-            prompt = _encoded(row, tokenizer, template)
+            format = _format(row, first_format)
+            first_format = first_format or format
+            prompt = _encoded(row, format, tokenizer, template)
         except (NotThatFormat, KeyError) as problem:
             counts["bad"] += 1
             first_problem = first_problem or f"row {number}: {problem}"
@@ -71,23 +75,32 @@ def load_prompts(
     held_out = max(1, round(len(kept) * val_fraction))
     if held_out >= len(kept):
         raise DataError("too few prompts to train on and to validate", why=f"{len(kept)} fit", hint="more rows")
-    return PromptData(kept[:-held_out], kept[-held_out:], counts, _identity(kept))
+    assert first_format is not None
+    return PromptData(kept[:-held_out], kept[-held_out:], first_format, counts, _identity(kept))
 
 
-def _encoded(row: Mapping[str, Any], tokenizer: Tokenizer, template: Template) -> EncodedPrompt:
-    format = format_of(row)
+def _format(row: Mapping[str, Any], first: Format | None) -> Format:
+    """Where rows before had a format, one without any is a bad row; the first row of all tells what the file is."""
+    try:
+        return format_of(row)
+    except DataError as error:
+        if first is None:
+            raise
+        raise NotThatFormat(f"{error.what}: {error.why}") from error
+
+
+def _encoded(row: Mapping[str, Any], format: Format, tokenizer: Tokenizer, template: Template) -> EncodedPrompt:
     prompt = prompt_of(row, format)
     columns = {name: value for name, value in prompt.columns.items() if name not in _NO_COLUMNS}
-    if (reference := _reference(row)) is not None:
+    if (reference := _reference(row, format)) is not None:
         columns.setdefault("reference", reference)
     ids = encode_segments(opening_of(prompt.conversation, template), tokenizer).ids.tolist()
     # An empty text is "anything": end-of-text begins it.
     return EncodedPrompt(tuple(ids or [tokenizer.eot_id]), prompt.conversation.messages[-1].content, columns)
 
 
-def _reference(row: Mapping[str, Any]) -> str | None:
+def _reference(row: Mapping[str, Any], format: Format) -> str | None:
     """The answer a row ends with, where it has one."""
-    format = format_of(row)
     try:
         if format == "preference":
             return None

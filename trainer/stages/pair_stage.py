@@ -14,7 +14,7 @@ from torch import nn
 from trainer.chats.encoding import counts_text
 from trainer.chats.hub_template import chosen_template
 from trainer.chats.pairs import PairData, load_pairs
-from trainer.chats.rows import read_rows
+from trainer.chats.rows import read_rows, rows_text
 from trainer.config import RunConfig
 from trainer.errors import CheckpointError
 from trainer.quoting import shown
@@ -72,7 +72,8 @@ class PairStream:
         """What somebody who starts this run should know about its data."""
         data = self.data
         return (
-            f"pairs {shown(self.config.data.path)}: {counts_text(data.counts)}; "
+            f"pairs {rows_text(self.config.data)}: `{data.format}` rows as `{data.template}`, "
+            f"{counts_text(data.counts)}; "
             f"{len(data.train):,} to train on, {len(data.val):,} validate"
         )
 

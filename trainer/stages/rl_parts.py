@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from trainer.chats.encoding import counts_text
 from trainer.chats.hub_template import chosen_template
-from trainer.chats.rows import read_rows
+from trainer.chats.rows import read_rows, rows_text
 from trainer.config import RunConfig
 from trainer.config.problems import ConfigError, Problem
 from trainer.console import Console
 from trainer.loop.distributed import World
-from trainer.quoting import shown
 from trainer.rewards.scoring import Scorer
 from trainer.rollouts.prompts import PromptData, load_prompts
 from trainer.rollouts.sampling import Sampler
@@ -74,7 +73,7 @@ def open_parts(config: RunConfig, world: World, console: Console) -> RlParts:
     found = world.on_all(parts)
     data = found.data
     console.say(
-        f"prompts {shown(config.data.path)}: {counts_text(data.counts)}; {len(data.train):,} to train on, "
-        f"{len(data.val):,} validate; rewards {', '.join(found.scorer.names)}"
+        f"prompts {rows_text(config.data)}: `{data.format}` rows, {counts_text(data.counts)}; "
+        f"{len(data.train):,} to train on, {len(data.val):,} validate; rewards {', '.join(found.scorer.names)}"
     )
     return found

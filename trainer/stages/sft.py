@@ -20,7 +20,7 @@ from trainer.chats.dataset import ChatData, load_chats
 from trainer.chats.encoding import Encoded, counts_text
 from trainer.chats.hub_template import chosen_template
 from trainer.chats.packing import packed_bins, packed_rows
-from trainer.chats.rows import read_rows
+from trainer.chats.rows import read_rows, rows_text
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.data.order import order
@@ -117,7 +117,7 @@ class SftStage:
         learnt = sum(each.num_trained for each in data.train)
         read = sum(len(each) - 1 for each in data.train)
         return [
-            f"conversations {shown(self._config.data.path)}: `{data.format}` rows as `{data.template}`, "
+            f"conversations {rows_text(self._config.data)}: `{data.format}` rows as `{data.template}`, "
             f"{counts_text(data.counts)}",
             f"{len(data.train):,} to train on, in {rows:,} rows of {self._config.seq_len}; {len(data.val):,} validate",
             f"{learnt:,} of {read:,} tokens are learnt",
