@@ -13,9 +13,10 @@ from trainer.sizing import (
     Precision,
     TrainingPlan,
     flops_per_token,
-    memory_estimate,
+    memory_of,
     num_parameters,
     parameter_parts,
+    savings_of,
 )
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
@@ -29,7 +30,7 @@ def plan_text(plan: TrainingPlan) -> str:
         ("parameters", f"{plan.parameters:,}"),
         ("tokens", f"{plan.tokens:,} = {plan.steps:,} steps x {plan.tokens_per_step:,}"),
         ("micro-batches", f"{plan.grad_accum_steps} a step on each of {plan.num_gpus} processes"),
-        ("memory", f"{size_text(plan.memory.total)} for each process in {plan.precision}: {_parts(plan.memory)}"),
+        ("memory", f"{size_text(plan.memory.total)} for each process in {_how(plan)}: {_parts(plan.memory)}"),
         ("compute", f"{plan.flops:.2e} FLOPs"),
     ]
     lines = [f"{name:<14} {text}" for name, text in rows]
@@ -38,22 +39,33 @@ def plan_text(plan: TrainingPlan) -> str:
     return "\n".join(lines)
 
 
+def _how(plan: TrainingPlan) -> str:
+    return ", ".join((plan.precision, *plan.savings))
+
+
 def _parts(memory: MemoryEstimate) -> str:
-    sizes = {part.name: getattr(memory, part.name) for part in fields(memory)}
-    return ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items())
+    return ", ".join(f"{name} {size_text(size)}" for name, size in _sizes(memory).items() if size)
 
 
-def size_text_of(config: RunConfig) -> str:
-    """Parameters by part, memory by precision, FLOPs per token, and the GPUs one process of it fits on."""
+def _sizes(memory: MemoryEstimate) -> dict[str, int]:
+    return {part.name: getattr(memory, part.name) for part in fields(memory)}
+
+
+def size_text_of(config: RunConfig, num_gpus: int = 1) -> str:
+    """Parameters by part, memory by precision, FLOPs per token, and the GPUs one process of `num_gpus` fits on."""
     total = num_parameters(config.model)
     lines = ["parameters"]
     for part, count in {**parameter_parts(config.model), "total": total}.items():
         lines.append(f"  {part.replace('_', ' '):<20} {count:>15,} {count / total:>7.1%}")
-    lines.append(f"memory of a step of {config.train.micro_batch_size} rows of {config.model.max_seq_len}")
-    estimates = {precision: _memory(config, precision) for precision in _PRECISIONS}
-    for part in (*(field.name for field in fields(MemoryEstimate)), "total"):
-        cells = "".join(f" {precision} {size_text(getattr(m, part)):>10}" for precision, m in estimates.items())
-        lines.append(f"  {part:<20}{cells}")
+    where = f", on each of {num_gpus} GPUs" if num_gpus > 1 else ""
+    how = "".join(f", {saving}" for saving in savings_of(config, num_gpus))
+    lines.append(f"memory of a step of {config.train.micro_batch_size} rows of {config.seq_len}{where}{how}")
+    estimates = {precision: memory_of(config, precision, num_gpus) for precision in _PRECISIONS}
+    columns = {precision: {**_sizes(estimate), "total": estimate.total} for precision, estimate in estimates.items()}
+    for part in columns["bf16"]:
+        if any(sizes[part] for sizes in columns.values()):
+            cells = "".join(f" {precision} {size_text(sizes[part]):>10}" for precision, sizes in columns.items())
+            lines.append(f"  {part:<20}{cells}")
     lines.append(f"compute              {flops_per_token(config.model):,} FLOPs per token, forward and backward")
     for precision, estimate in estimates.items():
         lines.append(f"fits in {precision}         {_fitting(estimate, precision)}")
@@ -67,16 +79,6 @@ def schedule_table(config: RunConfig) -> list[tuple[int, float, int]]:
     chosen = sorted({min(step, steps - 1) for step in corners | {steps * tenth // 10 for tenth in range(10)}})
     per_step = config.train.global_batch_size * config.seq_len
     return [(step, lr_of(step, config), step * per_step) for step in chosen]
-
-
-def _memory(config: RunConfig, precision: Precision) -> MemoryEstimate:
-    return memory_estimate(
-        config.model,
-        config.train.micro_batch_size,
-        precision,
-        optimizer=config.optim.kind,
-        activation_checkpointing=config.train.activation_checkpointing,
-    )
 
 
 def _fitting(estimate: MemoryEstimate, precision: Precision) -> str:

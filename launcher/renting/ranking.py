@@ -101,10 +101,9 @@ def workload(config: RunConfig, gpus: int) -> Workload | None:
     if not gpus:
         return None
     plan = training_plan(config, gpus)
-    # A checkpoint holds the fp32 weights and both moments; one every so many steps and one at the end come home.
-    each = plan.memory.weights + plan.memory.moments
+    # One every so many steps and one at the end come home.
     checkpoints = math.ceil(plan.steps / config.checkpoint.every_steps)
-    return Workload(plan.flops, gpus, each * checkpoints, plan.memory.total / 2**30 + CONTEXT_GIB)
+    return Workload(plan.flops, gpus, plan.checkpoint_bytes * checkpoints, plan.memory.total / 2**30 + CONTEXT_GIB)
 
 
 def forecast(offer: Offer, work: Workload) -> Forecast | None:

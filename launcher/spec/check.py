@@ -56,11 +56,12 @@ class CheckedJob:
 def plan_lines(spec: JobSpec, plan: TrainingPlan) -> list[str]:
     """What the job trains, how much of everything it takes, and what it may cost."""
     on = f"{plan.num_gpus} GPU{'s' * (plan.num_gpus > 1)}" if spec.resources.gpus else "the CPU"
+    how = ", ".join((plan.precision, *plan.savings))
     lines = [
         f"parameters   {plan.parameters:,}",
         f"tokens       {plan.tokens:,} = {plan.steps:,} steps x {plan.tokens_per_step:,}",
         f"micro-steps  {plan.grad_accum_steps} a step on {on}",
-        f"memory       {plan.memory.total / 2**30:.1f} GiB on each, in {plan.precision}, estimated",
+        f"memory       {plan.memory.total / 2**30:.1f} GiB on each, in {how}, estimated",
         f"compute      {plan.flops:.2e} FLOPs",
     ]
     if spec.resources.gpus:

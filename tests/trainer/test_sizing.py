@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import sizing
+from trainer import memory
 from trainer.config import ConfigError, ModelConfig, OptimConfig, RunConfig
 from trainer.config.model import PRESETS
 from trainer.loop.optim import make_optimizer
@@ -168,7 +168,7 @@ def test_half_precision_saves_activations_and_costs_copies() -> None:
 
 
 def test_the_loss_takes_slices_of_the_size_that_is_planned() -> None:
-    assert sizing.SLICE_LOGITS == loss.SLICE_LOGITS
+    assert memory.SLICE_LOGITS == loss.SLICE_LOGITS
 
 
 def test_the_batch_is_dealt_out_evenly_or_refused() -> None:

@@ -90,10 +90,19 @@ def _recompute(block: nn.Module) -> None:
     """Keep only the block's input for the backward. Its name and its parameters' names stay as they are."""
     plain: Callable[..., Any] = block.forward
 
+    def uncached(*args: Any, **kwargs: Any) -> Any:
+        # Autocast would keep its half-precision copy of every matrix until the end of the forward, for nothing.
+        cached = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            torch.set_autocast_cache_enabled(cached)
+
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return plain(*args, **kwargs)
-        return checkpoint(plain, *args, use_reentrant=False, **kwargs)
+        return checkpoint(uncached, *args, use_reentrant=False, **kwargs)
 
     block.forward = forward
 
