@@ -27,11 +27,14 @@ class Instances(LedgerFile):
         disk_per_hour: float = 0.0,
         upload_usd_per_gb: float = 0.0,
         download_usd_per_gb: float = 0.0,
+        group_name: str = "",
+        inside: str = "",
     ) -> InstanceRow:
         """Record that a machine is about to be asked for. Only then may the caller ask."""
         row = InstanceRow(
             label, name, provider, project, InstanceState.INTENDED, None, price_per_hour, gpus, gpu_name, "",
             self._clock.now(), None, machine_id, spot, disk_per_hour, upload_usd_per_gb, download_usd_per_gb,
+            None, group_name, inside,
         )  # fmt: skip
         try:
             with self._transaction():

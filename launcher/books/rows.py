@@ -69,6 +69,10 @@ class InstanceRow:
     download_usd_per_gb: float = 0.0
     deadline: float | None = None
     """When the machine ends itself, whatever happens to this one; None: nothing on it would."""
+    group_name: str = ""
+    """The machines it was opened with, to train together; "" for one alone."""
+    inside: str = ""
+    """Where the others of its group reach it; "": at its own address."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,17 @@ class RunRow:
     keep_remote: int
     ended_at: float | None = None
     """When it was first seen to have ended."""
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One machine of a run on several; a run on one machine has none."""
+
+    run_id: str
+    node: int
+    """Its place in the run; 0 is the run's own `instance_label`, where the others meet."""
+    host_name: str
+    instance_label: str
 
 
 @dataclass(frozen=True)

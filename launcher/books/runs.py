@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from launcher.books.ledger_file import LedgerFile, Taken
-from launcher.books.rows import CheckpointRow, RunRow, RunState
+from launcher.books.rows import CheckpointRow, NodeRow, RunRow, RunState
 from launcher.errors import NotFound, UsageError
 
 
 class Runs(LedgerFile):
     """Executions of jobs. Every method is one transaction, on the disk when it returns."""
 
-    def add_run(self, row: RunRow) -> None:
-        """Record a run before anything of it exists on the host."""
+    def add_run(self, row: RunRow, nodes: Sequence[NodeRow] = ()) -> None:
+        """Record a run before anything of it exists on the host; with all its machines, where there are several."""
         try:
-            self._insert("runs", row)
+            with self._transaction():
+                self._insert("runs", row)
+                for node in nodes:
+                    self._insert("run_nodes", node)
         except Taken as error:
             raise UsageError(f"a run `{row.run_id}` exists already", why=str(error), hint="gptops ps") from error
 
@@ -35,9 +39,17 @@ class Runs(LedgerFile):
         raise NotFound(f"there is no run `{run_id}`", hint="gptops ps")
 
     def runs(self, *, instance_label: str | None = None) -> list[RunRow]:
-        """All runs, or those of one instance, oldest first."""
+        """All runs, or those that one instance has a part in, oldest first."""
         rows = self._select(_run, "SELECT * FROM runs ORDER BY created_at, run_id")
-        return [row for row in rows if instance_label in (None, row.instance_label)]
+        if instance_label is None:
+            return rows
+        query = "SELECT * FROM run_nodes WHERE instance_label = ?"
+        shared = {node.run_id for node in self._select(_node, query, (instance_label,))}
+        return [row for row in rows if row.instance_label == instance_label or row.run_id in shared]
+
+    def nodes(self, run_id: str) -> list[NodeRow]:
+        """The machines of a run on several, by their place; none for a run on one."""
+        return self._select(_node, "SELECT * FROM run_nodes WHERE run_id = ? ORDER BY node", (run_id,))
 
     # Checkpoints
 
@@ -63,6 +75,10 @@ class Runs(LedgerFile):
 
 def _run(values: dict[str, Any]) -> RunRow:
     return RunRow(**{**values, "state": RunState(values["state"]), "delete_remote": bool(values["delete_remote"])})
+
+
+def _node(values: dict[str, Any]) -> NodeRow:
+    return NodeRow(**values)
 
 
 def _checkpoint(values: dict[str, Any]) -> CheckpointRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SCHEMA = """
 CREATE TABLE instances (
@@ -80,6 +80,17 @@ CREATE TABLE errands (
   content TEXT NOT NULL,
   created_at REAL NOT NULL,
   ended_at REAL
+);
+""",
+    3: """
+ALTER TABLE instances ADD COLUMN group_name TEXT NOT NULL DEFAULT '';
+ALTER TABLE instances ADD COLUMN inside TEXT NOT NULL DEFAULT '';
+CREATE TABLE run_nodes (
+  run_id TEXT NOT NULL REFERENCES runs (run_id),
+  node INTEGER NOT NULL CHECK (node >= 0),
+  host_name TEXT NOT NULL,
+  instance_label TEXT NOT NULL,
+  PRIMARY KEY (run_id, node)
 );
 """,
 }

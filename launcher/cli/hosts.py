@@ -162,15 +162,16 @@ def down(
     with Ledger(state.ledger, clock) as ledger:
         talk = Talk(console.progress, lambda pulled: console.say(f"synced `{pulled.name}`"), console.say)
         downer = Downer(ledger, state, clock, talk, sync_first=sync_first, discard=discard)
-        for row in _to_end(ledger, host, everything):
+        several = _to_end(ledger, host, everything)
+        for row in several:
             try:
                 ended.append(downer.end(row))
                 console.say(told(ended[-1]))
             except GptopsError as error:
                 failed.append(error)
-                if everything:
+                if len(several) > 1:
                     console.show_error(error)
-    if failed and not (as_json and everything):
+    if failed and not (as_json and (everything or len(several) > 1)):
         raise failed[0]
     if as_json:
         console.emit_json({"ended": [ended_json(each) for each in ended], "errors": errors_json(failed)})
@@ -186,7 +187,8 @@ def _to_end(ledger: Ledger, host: str | None, everything: bool) -> list[Instance
 
     if everything:
         return ledger.instances()
-    return [pick_host(ledger, host, InstanceState.OPEN, InstanceState.INTENDED, InstanceState.CLOSING)]
+    group = [row for row in ledger.instances() if host and row.group_name == host]
+    return group or [pick_host(ledger, host, InstanceState.OPEN, InstanceState.INTENDED, InstanceState.CLOSING)]
 
 
 def _host_and_command(words: list[str]) -> tuple[str | None, list[str]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.clock import Clock
     from launcher.hosts.planning import HostPlan
     from launcher.hosts.setup import SetupInputs
+    from launcher.nodes.request import GroupRequest
     from launcher.paths import StatePaths
     from launcher.providers.base import Provider
     from launcher.renting.market import RentRequest
@@ -117,6 +118,7 @@ def offers(
         "gptops up",
         "gptops up --host root@gpubox:22 --gpus 2",
         "gptops up --job pretrain --dry-run",
+        "gptops up --nodes 2 --host pair --gpus 8",
         "gptops up --provider vast --gpus 8 --gpu H100 --max-price 20 --yes",
         "gptops up --provider vast --gpu 'RTX 4090' --spot --bid 0.25",
         "gptops up --json",
@@ -129,7 +131,7 @@ def up(
     host: Annotated[
         str | None,
         typer.Option(
-            help="A machine of yours: user@name:port, or a name under `hosts` in jobs.yaml.",
+            help="A machine of yours: user@name:port, or a name under `hosts` or `groups` in jobs.yaml.",
             autocompletion=completion.own_machines,
         ),
     ] = None,
@@ -144,6 +146,9 @@ def up(
     region: Region = None,
     spot: Spot = None,
     bid: Bid = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines that train together: so many of the group that --host names.")
+    ] = None,
     offer: Annotated[str | None, typer.Option(help="This offer of `gptops offers`, and no other.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call it here.")] = None,
     deadline: Annotated[float, typer.Option(min=1, help="Minutes in which one must be ready.")] = 30.0,
@@ -170,6 +175,12 @@ def up(
     flags = Flags(
         provider, host, gpus, gpu, max_price, job, disk, min_reliability, tuple(region or ()), kind, bid, offer
     )
+    if nodes != 1 and (host or job or nodes):
+        from launcher.nodes.request import group_request  # late: pydantic and yaml, where a group may be meant
+
+        group = group_request(flags, nodes, project)
+        if group is not None:
+            return _up_group(group, state, clock, dry_run=dry_run, as_json=as_json)
     asked = host_request(flags, project)
     opened_at = open_provider(asked.provider, state, clock=clock, hosts=asked.static_hosts)
     request = rent_request(asked, project.name, name=name, deadline_seconds=60 * deadline, tries=tries)
@@ -184,6 +195,27 @@ def up(
         console.emit_json(host_json(row, [], clock.now()))
     else:
         console.emit(row.name)
+    return None
+
+
+def _up_group(group: GroupRequest, state: StatePaths, clock: Clock, *, dry_run: bool, as_json: bool) -> None:
+    from launcher.books.ledger import Ledger
+    from launcher.hosts.closing import finish_leftovers
+    from launcher.nodes.opening import GroupOpener
+
+    for plan in group.plans:
+        console.say(f"`{plan.name}` of the group `{group.name}`: {plan.cost}")
+    if dry_run:
+        return console.emit_json([plan.name for plan in group.plans]) if as_json else None
+    with Ledger(state.ledger, clock) as ledger:
+        finish_leftovers(ledger, state, clock, console.say)
+    rows = GroupOpener(state, clock, console.say).open(group)
+    console.say(f"{len(rows)} nodes are ready; `gptops down {group.name}` ends them")
+    if as_json:
+        console.emit_json([host_json(row, [], clock.now()) for row in rows])
+    else:
+        for row in rows:
+            console.emit(row.name)
     return None
 
 

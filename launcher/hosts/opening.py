@@ -88,6 +88,8 @@ class Opener:
             disk_per_hour=offer.disk_per_hour,
             upload_usd_per_gb=offer.upload_usd_per_gb,
             download_usd_per_gb=offer.download_usd_per_gb,
+            group_name=plan.group_name,
+            inside=plan.inside,
         )
         audit(self.state.audit_log, self.clock, "intend", name=plan.name, provider=row.provider, label=plan.label)
         crashpoint("up:intended")

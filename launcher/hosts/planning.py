@@ -24,6 +24,10 @@ class HostPlan:
     offer: Offer
     wanted: Wanted
     image: str
+    group_name: str = ""
+    """The machines it is opened with, to train together."""
+    inside: str = ""
+    """Where the others of its group reach it."""
 
     @property
     def cost(self) -> str:

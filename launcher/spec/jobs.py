@@ -25,6 +25,7 @@ from pydantic import (
 from launcher.errors import JobsError
 from launcher.spec.defaults import DEFAULT_DISK_GIB, DEFAULT_IMAGE, DEFAULT_MIN_RELIABILITY
 from launcher.spec.notify import NotifySpec
+from launcher.spec.slurm import SlurmSpec
 from trainer.config import ACCEPTED_STAGES, Model, Strings
 
 Stage = Literal["pretrain", "sft", "dpo", "orpo", "ppo", "grpo", "rgpo"]
@@ -89,7 +90,9 @@ class Resources(Model):
     gpu_names: Strings = ()
     """Any of these models, as `nvidia-smi` spells them in part: [H100, A100]. Empty: any."""
     nodes: PositiveInt = 1
-    """Machines."""
+    """Machines that train together, from one entry under `groups`."""
+    rendezvous_port: int | None = Field(None, ge=1024, le=65535)
+    """With several nodes: where they meet on the first of them; none: a free port."""
     disk_gib: PositiveInt = DEFAULT_DISK_GIB
     """Free disk the run needs."""
     max_price_per_hour: PositiveFloat | None = None
@@ -158,6 +161,12 @@ class HostSpec(Model):
     """GPUs it has."""
     gpu_name: str = ""
     """Their model, as `nvidia-smi` spells it."""
+    inside: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]+$")
+    """Name or address at which the other machines of its group reach it; none: `host`."""
+    scheduler: Literal["slurm"] | None = None
+    """Who starts what is trained, where it is not this machine itself: `slurm` on a cluster's login node."""
+    slurm: SlurmSpec = SlurmSpec()
+    """With `scheduler: slurm`: what the cluster wants to be told with every job."""
 
     @model_validator(mode="after")
     def _nothing_ssh_would_take_for_an_option(self) -> HostSpec:
@@ -165,6 +174,8 @@ class HostSpec(Model):
             value = getattr(self, name)
             if not re.fullmatch(r"[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*", value):
                 raise ValueError(f"{name} `{value}` is not the name of a {name}")
+        if self.slurm != SlurmSpec() and self.scheduler is None:
+            raise ValueError("`slurm` goes with `scheduler: slurm`")
         return self
 
 
@@ -176,7 +187,7 @@ class JobSpec(Model):
     provider: ProviderName = "local"
     """Who gives the machine."""
     host: str | None = None
-    """With provider `ssh`: the name of an entry under `hosts`."""
+    """With provider `ssh`: the name of an entry under `hosts`; with several nodes, of one under `groups`."""
     resources: Resources = Resources()
     """The machine."""
     image: str = Field(DEFAULT_IMAGE, pattern=r"^[^\s-]\S*$")
@@ -216,6 +227,8 @@ class JobSpec(Model):
             raise ValueError(
                 f"accelerate would not start {self.processes} processes on a CPU; use `launcher: torchrun`"
             )
+        if self.resources.nodes > 1 and self.launcher != "torchrun":
+            raise ValueError(f"{self.resources.nodes} nodes meet by torchrun: leave `launcher: {self.launcher}` out")
         self._refuse_a_budget_that_buys_nothing()
         return self
 
@@ -240,10 +253,9 @@ class JobSpec(Model):
         if self.provider not in ACCEPTED_PROVIDERS:
             have = ", ".join(ACCEPTED_PROVIDERS)
             found.append(("provider", f"`{self.provider}` is not in this version, which has: {have}"))
-        if self.resources.nodes > 1:
-            found.append(
-                ("resources.nodes", f"`{self.resources.nodes}` machines are not in this version, which has: 1")
-            )
+        if self.resources.nodes > 1 and self.provider != "ssh":
+            reason = f"`{self.provider}` gives single machines; several on one network: `provider: ssh` with a group"
+            found.append(("resources.nodes", reason))
         return tuple(found)
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from launcher.errors import JobsError, NotFound
 from launcher.spec.chain import earlier_job, with_shape_of
+from launcher.spec.groups import Groups, group_problems, job_problems, read_groups
 from launcher.spec.jobs import HostSpec, JobSpec
 from trainer.config import ConfigError, Problem, RunConfig, did_you_mean, load_yaml, run_config, validated
 from trainer.sizing import grad_accum_steps
 
-_SECTIONS = ("defaults", "jobs", "hosts")
+_SECTIONS = ("defaults", "jobs", "hosts", "groups")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
@@ -34,6 +35,8 @@ class Jobs:
     hosts: dict[str, HostSpec] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
     """As it was written, to say where a value stands."""
+    groups: Groups = field(default_factory=dict)
+    """Machines that may train together, by the names of hosts."""
 
     def job(self, name: str) -> JobSpec:
         """The job of that name. Raises NotFound with the nearest one."""
@@ -121,11 +124,18 @@ def _jobs(path: Path) -> Jobs:
         raise ConfigError(problems)
     hosts, host_problems = _each(HostSpec, raw.get("hosts") or {}, "hosts", source)
     overlaid = {name: _overlay(raw.get("defaults") or {}, job or {}) for name, job in raw["jobs"].items()}
-    jobs, job_problems = _each(JobSpec, overlaid, "jobs", source)
-    problems = [*host_problems, *job_problems, *_train_conflicts(raw, source), *_unknown_hosts(jobs, hosts, source)]
+    jobs, spec_problems = _each(JobSpec, overlaid, "jobs", source)
+    groups = read_groups(raw)
+    problems = [
+        *host_problems,
+        *group_problems(raw, source),
+        *spec_problems,
+        *_train_conflicts(raw, source),
+        *job_problems(jobs, hosts, groups, source),
+    ]
     if problems:
         raise ConfigError(_placed(problems, raw))
-    return Jobs(path, jobs, hosts, raw)
+    return Jobs(path, jobs, hosts, raw, groups)
 
 
 def _section_problems(raw: Any, source: str) -> Iterator[Problem]:
@@ -144,7 +154,7 @@ def _section_problems(raw: Any, source: str) -> Iterator[Problem]:
         value = raw.get(section)
         if value is not None and not isinstance(value, Mapping):
             yield Problem(source, section, f"`{value!s:.60}` is not a mapping of keys to values")
-        elif section != "defaults":
+        elif section not in ("defaults", "groups"):
             yield from _entry_problems(section, value or {}, source)
 
 
@@ -188,13 +198,6 @@ def _train_conflicts(raw: Mapping[str, Any], source: str) -> Iterator[Problem]:
                 others = "keys" if says == "a file" else "a file"
                 message = f"is {says} while defaults.train is {others}; a job takes one of them"
                 yield Problem(source, f"jobs.{name}.train", message)
-
-
-def _unknown_hosts(jobs: Mapping[str, JobSpec], hosts: Mapping[str, HostSpec], source: str) -> Iterator[Problem]:
-    for name, job in jobs.items():
-        if job.host is not None and job.host not in hosts:
-            known = did_you_mean(job.host, hosts) or f"; known: {', '.join(hosts) or 'none'}"
-            yield Problem(source, f"jobs.{name}.host", f"`{job.host}` does not stand under hosts{known}")
 
 
 def _placed(problems: Iterable[Problem], raw: Mapping[str, Any]) -> list[Problem]:

@@ -38,6 +38,7 @@ def jobs_schema() -> Schema:
             "defaults": {"$ref": "#/$defs/JobSpec", "description": "Lies under every job, key by key."},
             "jobs": _named("JobSpec", "Jobs by name."),
             "hosts": _named("HostSpec", "Machines you have already, by name."),
+            "groups": _GROUPS,
         },
         "$defs": definitions,
     }
@@ -51,6 +52,14 @@ def reference() -> str:
         parts += [f"## {title}\n", _table(_rows(schema, model))]
     parts += ["## `train`: the training configuration\n", _TRAIN, _table(_rows(schema, "RunConfig"))]
     return "\n".join(parts)
+
+
+_GROUPS: Schema = {
+    "description": "Hosts on one network that may train together, by name: for `resources.nodes`.",
+    "type": "object",
+    "propertyNames": {"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"},
+    "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 2, "uniqueItems": True},
+}
 
 
 def _named(model: str, description: str) -> Schema:
@@ -119,7 +128,8 @@ The annotated [jobs.yaml](../jobs.yaml) at the root shows how it reads; this pag
 file and shows what it means; `gptops schema` is this page for editors.
 
 A file has `jobs` (at least one, by name), and may have `defaults`, which lie under every job key by key (a job's own
-value wins, a list replaces a list), and `hosts`, the machines you have already.
+value wins, a list replaces a list), `hosts`, the machines you have already, and `groups`, lists of hosts on one network
+that may train together ([several nodes](nodes.md)).
 
 Numbers are read as people mean them: `3e-4` is a number, `no` is text, `0777` and `1:30` are text and refused where a
 number is wanted. A key that stands twice is refused. Nothing unknown is ignored.

@@ -135,10 +135,11 @@ def test_names_and_addresses_are_hosts(host: str) -> None:
 
 
 def test_what_a_later_version_runs_is_refused_by_name_and_with_what_there_is() -> None:
-    later = job(stage="sft", resources={"nodes": 2})
+    later = job(stage="sft", provider="vast", resources={"nodes": 2})
     with pytest.raises(JobsError) as raised:
         require_supported(later, "chat")
     assert raised.value.what.splitlines() == [
-        "jobs.yaml: jobs.chat.resources.nodes: `2` machines are not in this version, which has: 1",
+        "jobs.yaml: jobs.chat.resources.nodes: `vast` gives single machines; several on one network: `provider: ssh`"
+        " with a group",
     ]
     require_supported(job(), "demo")

@@ -85,7 +85,7 @@ def test_a_job_without_a_stage_says_which_there_are() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "jobs.yaml: must have the keys defaults, jobs, hosts, but is empty"),
+        ("", "jobs.yaml: must have the keys defaults, jobs, hosts, groups, but is empty"),
         ("- a", "jobs.yaml: must have the keys"),
         ("job: {}", "jobs.yaml: job: unknown key (did you mean `jobs`?)"),
         ("jobs:", "jobs.yaml: jobs: is required: at least one job by name"),
@@ -204,7 +204,7 @@ def keys_below(value: Any) -> set[str]:
 
 def test_the_schema_is_json_and_describes_training_too() -> None:
     schema = json.loads(json.dumps(jobs_schema()))
-    assert schema["properties"].keys() == {"defaults", "jobs", "hosts"}
+    assert schema["properties"].keys() == {"defaults", "jobs", "hosts", "groups"}
     job = schema["$defs"]["JobSpec"]
     assert "required" not in job
     assert job["properties"]["train"]["anyOf"][0] == {"$ref": "#/$defs/RunConfig"}

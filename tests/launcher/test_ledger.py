@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.books.ledger import ErrandState, InstanceRow, InstanceState, Ledger, RunRow, RunState
-from launcher.books.schema import SCHEMA
+from launcher.books.ledger import ErrandState, InstanceRow, InstanceState, Ledger, NodeRow, RunRow, RunState
+from launcher.books.schema import SCHEMA, UPGRADES
 from launcher.books.spending import spent_in_all
 from launcher.clock import Clock
 from launcher.errors import LocalFault, NotFound, UsageError
@@ -315,3 +315,34 @@ def test_it_costs_no_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ})
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_run_on_several_nodes_is_one_run_of_each_of_their_hosts(ledger: Ledger) -> None:
+    run = a_run()
+    nodes = [NodeRow(run.run_id, number, f"host{number}", f"gptops:p:{number}") for number in range(2)]
+    nodes[0] = NodeRow(run.run_id, 0, run.host_name, run.instance_label)
+    ledger.add_run(run, nodes)
+    assert ledger.nodes(run.run_id) == nodes
+    assert ledger.runs() == ledger.runs(instance_label=run.instance_label) == ledger.runs(instance_label="gptops:p:1")
+    assert ledger.runs(instance_label="gptops:p:2") == []
+
+
+def test_a_run_on_one_machine_has_no_nodes(ledger: Ledger) -> None:
+    ledger.add_run(a_run())
+    assert ledger.nodes("demo-1") == []
+
+
+def test_a_ledger_of_the_second_version_is_upgraded_where_it_lies(path: Path, fake_clock: Clock) -> None:
+    """What was written by then is read, and the machines in it belong to no group."""
+    path.parent.mkdir()
+    with sqlite3.connect(path) as db:
+        db.executescript(SCHEMA + UPGRADES[2] + "PRAGMA user_version = 2;")
+        db.execute(
+            "INSERT INTO instances (label, name, provider, project, state, price_per_hour, gpus, gpu_name, created_at)"
+            " VALUES ('gptops:p:1', 'box', 'ssh', 'p', 'open', 0, 0, '', 1.0)"
+        )
+    db.close()
+    with Ledger(path, fake_clock) as ledger:
+        [row] = ledger.instances()
+        assert (row.name, row.group_name, row.inside) == ("box", "", "")
+        assert ledger.runs(instance_label="gptops:p:1") == []

@@ -1,0 +1,1 @@
+"""Several machines that train together: opened, compared, met, started, looked at and stopped as one thing."""

@@ -1,0 +1,125 @@
+"""Where the nodes of one run meet: each one's address and interface, their order, and a port that is free.
+
+torchrun numbers nodes by the text of their addresses, so the nodes of a run stand in that order: node 0, where they
+meet, has rank 0 too, and writes what one process writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launcher.commands import nodes as commands
+from launcher.errors import HostUnfit
+from launcher.nodes.facts import ask
+from launcher.remote.together import together
+from launcher.remote.transport import Transport
+
+MEET_SECONDS = 120.0
+"""Longer than the patience of templates/node.py, which says what went wrong."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node is for the others."""
+
+    address: str
+    interface: str
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Everything that run.sh is told about the other nodes."""
+
+    places: tuple[Place, ...]
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        """Node 0's address and port."""
+        return f"{self.places[0].address}:{self.port}"
+
+    def environment(self, node: int) -> dict[str, str]:
+        """For run.env of this node."""
+        return {
+            "GPTOPS_NODES": str(len(self.places)),
+            "GPTOPS_NODE_RANK": str(node),
+            "GPTOPS_RENDEZVOUS": self.endpoint,
+            "GPTOPS_ADDRESS": self.places[node].address,
+            "GPTOPS_INTERFACE": self.places[node].interface,
+        }
+
+
+@dataclass(frozen=True)
+class Link:
+    """The way from a node to node 0, as it was measured."""
+
+    node: int
+    round_trip_seconds: float
+    there_bytes_per_second: float
+    back_bytes_per_second: float
+
+
+def places_of(transports: Sequence[Transport], insides: Sequence[str]) -> list[Place]:
+    """Where each node reaches the others from; `insides` are their names or addresses on the common network.
+
+    Raises HostUnfit for a node that has no way to another, or several.
+    """
+    names = [transport.host.name for transport in transports]
+
+    def look(node: int) -> Place:
+        peers = [inside for other, inside in enumerate(insides) if other != node]
+        answer = ask(transports[node], commands.way(peers))
+        if "error" in answer:
+            raise HostUnfit(
+                f"`{names[node]}` has no right interface to the other nodes",
+                why=str(answer["error"]),
+                hint="write each machine's address on the common network as `inside` under `hosts` in jobs.yaml",
+            )
+        return Place(str(answer["address"]), str(answer["interface"]))
+
+    return together(names, look)
+
+
+def order_of(places: Sequence[Place]) -> list[int]:
+    """The nodes as torchrun will number them."""
+    return sorted(range(len(places)), key=lambda node: places[node].address)
+
+
+def free_port(first: Transport, place: Place, wanted: int | None) -> int:
+    """A port on node 0 that nobody has. Raises HostUnfit where the wanted one is taken."""
+    answer = ask(first, commands.port(place.address, wanted))
+    if "error" in answer:
+        name = first.host.name
+        raise HostUnfit(
+            f"the nodes cannot meet on `{name}`",
+            why=f"{answer['error']} at {place.address}",
+            hint=f"gptops ssh {name} -- ss -ltnp, or leave resources.rendezvous_port out: a free one is then taken",
+        )
+    return int(answer["port"])
+
+
+def meet(transports: Sequence[Transport], places: Sequence[Place], port: int, *, size: int = 0) -> list[Link]:
+    """Let every node reach node 0 on that port once, with `size` bytes each way. Raises HostUnfit where one cannot."""
+    names = [transport.host.name for transport in transports]
+    address = places[0].address
+
+    def go(node: int) -> Link | None:
+        if node == 0:
+            command = commands.listen(address, port, len(transports) - 1)
+        else:
+            command = commands.reach(address, port, size)
+        answer = ask(transports[node], command, timeout_seconds=MEET_SECONDS + size / 1e5)
+        if "error" in answer:
+            raise _no_way(names, node, str(answer["error"]))
+        if node == 0:
+            return None
+        rates = answer["bytes_per_second"]
+        return Link(node, float(answer["round_trip"]), float(rates["to"]), float(rates["from"]))
+
+    return [link for link in together(names, go) if link is not None]
+
+
+def _no_way(names: Sequence[str], node: int, why: str) -> HostUnfit:
+    what = f"`{names[node]}` cannot reach `{names[0]}`" if node else f"not every node reached `{names[0]}`"
+    return HostUnfit(what, why=why, hint="open the network between the nodes: every port, for torch chooses its own")

@@ -1,0 +1,89 @@
+"""Open every machine of a group side by side: all of them are ready and alike, or none is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger
+from launcher.clock import Clock
+from launcher.hosts.closing import end_instance
+from launcher.hosts.opening import Opener
+from launcher.hosts.setup import SetupInputs, run_setup
+from launcher.nodes.facts import facts_of, require_alike
+from launcher.nodes.meeting import places_of
+from launcher.nodes.request import GroupRequest
+from launcher.paths import StatePaths
+from launcher.providers.by_name import open_provider
+from launcher.remote.reach import transport_to
+from launcher.remote.ssh import SshTransport
+from launcher.remote.together import together
+
+
+@dataclass(frozen=True)
+class GroupOpener:
+    """Opens groups. `say` is told each step, under its machine's name."""
+
+    state: StatePaths
+    clock: Clock
+    say: Callable[[str], None]
+
+    def open(self, request: GroupRequest) -> list[InstanceRow]:
+        """The machines, in the group's order. Whatever fails, those that were open already by then are given back."""
+        names = [plan.name for plan in request.plans]
+        try:
+            rows = together(names, lambda node: self._open_one(request, node))
+            self._examine(rows, request.setup)
+        except BaseException:
+            self._give_back([plan.label for plan in request.plans])
+            raise
+        return rows
+
+    def _open_one(self, request: GroupRequest, node: int) -> InstanceRow:
+        plan = request.plans[node]
+        with Ledger(self.state.ledger, self.clock) as ledger:
+            provider = open_provider("ssh", self.state, clock=self.clock, hosts=request.hosts)
+            return Opener(provider, ledger, self.state, self.clock, self._sayer(plan.name)).open(plan, None)
+
+    def _examine(self, rows: Sequence[InstanceRow], setup: SetupInputs | None) -> None:
+        """Alike as machines before anything is installed, alike in their packages after it."""
+        names = [row.name for row in rows]
+        with connected(rows, self.state, self.clock) as transports:
+            require_facts(names, transports, setup, self.clock)
+            places_of(transports, [row.inside for row in rows])
+            if setup is None:
+                return
+            ready = setup
+
+            def set_up(node: int) -> None:
+                run_setup(transports[node], ready, gpus=rows[node].gpus, say=self._sayer(names[node]))
+
+            together(names, set_up)
+            require_facts(names, transports, setup, self.clock)
+
+    def _give_back(self, labels: Sequence[str]) -> None:
+        with Ledger(self.state.ledger, self.clock) as ledger:
+            for row in ledger.instances(InstanceState.OPEN):
+                if row.label in labels:
+                    provider = open_provider(row.provider, self.state, clock=self.clock)
+                    end_instance(row, provider, ledger, self.state, self.clock)
+                    self.say(f"gave `{row.name}` back: the group is open as a whole, or not at all")
+
+    def _sayer(self, name: str) -> Callable[[str], None]:
+        return lambda line: self.say(f"{name}: {line}")
+
+
+def require_facts(
+    names: Sequence[str], transports: Sequence[SshTransport], setup: SetupInputs | None, clock: Clock
+) -> None:
+    """Raises HostUnfit where the nodes are not alike."""
+    venv = setup.venv if setup is not None else "none"
+    require_alike(names, together(names, lambda node: facts_of(transports[node], venv, clock)))
+
+
+@contextmanager
+def connected(rows: Sequence[InstanceRow], state: StatePaths, clock: Clock) -> Iterator[list[SshTransport]]:
+    """A connection to each machine, for the time of the block."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(transport_to(row, state, clock))) for row in rows]
