@@ -150,6 +150,29 @@ def test_no_provider_knows_another() -> None:
                 assert not is_below(each.module, *others), str(each)
 
 
+def test_no_stage_knows_another() -> None:
+    stages = ("pretrain", "sft", "dpo", "orpo", "reward", "ppo", "grpo", "rgpo")
+    knowing = [
+        str(each)
+        for each in all_imports("trainer")
+        if each.where.startswith("trainer/stages/")
+        and each.where != "trainer/stages/__init__.py"
+        and is_below(each.module, *(f"trainer.stages.{stage}" for stage in stages))
+    ]
+    assert not knowing
+
+
+def test_what_a_stage_is_made_of_knows_no_stage() -> None:
+    rooms = ("models", "chats", "rollouts", "rewards", "data", "tokenizer", "checkpoints", "config")
+    upward = [
+        str(each)
+        for each in all_imports("trainer")
+        if each.where.startswith(tuple(f"trainer/{room}/" for room in rooms))
+        and is_below(each.module, "trainer.stages", "trainer.cli")
+    ]
+    assert not upward
+
+
 def test_late_imports_are_few_and_each_has_its_reason() -> None:
     """Verbs import what they call when they are called. Elsewhere a late import is slow, or chosen by a word."""
     reasons = {

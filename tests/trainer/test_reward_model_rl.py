@@ -13,8 +13,8 @@ from tests.trainer.toy_task import toy_config, toy_files
 from trainer.errors import CheckpointError
 from trainer.loop.distributed import opened_world
 from trainer.loop.start import run_stage
+from trainer.rollouts.judges import RowJudge
 from trainer.rollouts.rows import RolloutRow
-from trainer.stages.rl_reward_model import RewardModel
 from trainer.tokenizer.raw_bytes import BytesTokenizer
 
 
@@ -29,15 +29,15 @@ def test_a_reward_model_is_asked_about_what_was_sampled(tmp_path: Path) -> None:
     found = next(row for row in rows(tmp_path / "run") if "reward/model" in row)
     assert found["reward"] == pytest.approx(found["reward/model"] + 0.5 * found["reward/length"])
     with opened_world(toy_config(toy, tmp_path / "run").train) as world:
-        model = RewardModel(str(tmp_path / "judge"), BytesTokenizer(), toy_config(toy, tmp_path / "run"), world)
+        model = RowJudge(str(tmp_path / "judge"), BytesTokenizer(), toy_config(toy, tmp_path / "run"), world.device)
     upper, lower = ((f"User: a\nAssistant: {text}".encode()) for text in ("SSS", "sss"))
     ended = [
         RolloutRow(np.asarray([*text, 256], np.int32), np.ones(len(text) + 1, np.bool_), 0) for text in (upper, lower)
     ]
     cut = [RolloutRow(row.ids[:-1], row.is_sampled[:-1], 0) for row in ended]
-    more, less = model.scores(ended)
+    more, less = model.scores([], ended)
     assert more > less
-    assert model.scores(cut) == pytest.approx([more, less], abs=1e-5)
+    assert model.scores([], cut) == pytest.approx([more, less], abs=1e-5)
 
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from trainer.config import RunConfig, run_config
 from trainer.errors import CheckpointError
 from trainer.loop.start import run_stage
 from trainer.models.policies import open_policy
-from trainer.stages.reward import last_places, open_reward_model, scores
+from trainer.models.reward_model import open_reward_model, scores
+from trainer.stages.reward import last_places
 
 PAIRS = [{"prompt": f"n {i}", "chosen": "yes " * (1 + i % 3), "rejected": "no " * (1 + i % 4)} for i in range(80)]
 

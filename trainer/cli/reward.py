@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import DataConfig, load_yaml, validated
+from trainer.config.hf_policy import HF
 from trainer.config.overrides import apply_overrides
 from trainer.config.reinforcement import RewardConfig
 from trainer.console import Console
@@ -26,6 +27,7 @@ A row of FILE has `completion`, perhaps `prompt`, and the columns that the funct
 examples:
   python -m trainer reward test completions.jsonl --reward exact_match
   python -m trainer reward test completions.jsonl --reward rewards.py:polite --reward length --json
+  python -m trainer reward test completions.jsonl --reward model:hf:OpenAssistant/reward-model-deberta-v3-base
   python -m trainer reward test completions.jsonl --config train.yaml
   python -m trainer reward test completions.jsonl reward.functions='[{use: regex, options: {pattern: "^The"}}]'
 """
@@ -43,7 +45,9 @@ def add(commands: Commands) -> None:
         allow_abbrev=False,
     )
     test.add_argument("file", type=Path, metavar="FILE", help=".jsonl, .json or .parquet")
-    test.add_argument("--reward", action="append", default=[], metavar="USE", help="a shipped name or file.py:function")
+    test.add_argument(
+        "--reward", action="append", default=[], metavar="USE", help="a shipped name, file.py:function or model:hf:ID"
+    )
     test.add_argument("--config", type=Path, metavar="FILE", help="take its section `reward`")
     test.add_argument("--json", action="store_true", help="one object a completion")
     test.add_argument("overrides", nargs="*", default=[], metavar="reward.key=value", help="laid over the file")
@@ -56,7 +60,8 @@ def _run(args: argparse.Namespace) -> int:
 
     completions = _completions(args.file)
     scorer = Scorer(config)
-    scores = [scorer.score(each) for each in completions]
+    by_models = _judged(config, completions)
+    scores = [scorer.score(each, models) for each, models in zip(completions, by_models, strict=True)]
     scorer.close()
     for number, (completed, score) in enumerate(zip(completions, scores, strict=True), start=1):
         _say(number, completed, score, scorer, as_json=args.json)
@@ -77,11 +82,29 @@ def _config(args: argparse.Namespace) -> RewardConfig:
     if args.reward:
         section["functions"] = [*section.get("functions", ()), *({"use": use} for use in args.reward)]
     config = validated(RewardConfig, section, source=str(args.config or "the command line"), at="reward")
-    if any(function.model for function in config.functions):
-        raise DataError("a reward model is asked in a training only", hint="leave `model:...` out of this test")
+    if ours := [function.use for function in config.functions if function.model and not function.model.startswith(HF)]:
+        raise DataError(
+            f"`{ours[0]}` is asked in a training only",
+            why="a reward model trained here reads the ids that a policy drew",
+            hint="leave it out of this test; `model:hf:FOLDER` reads text",
+        )
     if not config.functions:
         raise DataError("no reward function is named", hint="python -m trainer reward test FILE --reward exact_match")
     return config
+
+
+def _judged(config: RewardConfig, completions: Sequence[Completed]) -> list[list[float]]:
+    """For each completion, what each reward model says of it."""
+    names = [function.model for function in config.functions if function.model]
+    if not names:
+        return [[] for _ in completions]
+    import torch  # late: those who ask functions alone need neither
+
+    from trainer.rollouts.judges import TextJudge
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    columns = [TextJudge(name, device, micro_batch_size=8).scores(completions) for name in names]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _completions(path: Path) -> list[Completed]:

@@ -13,8 +13,8 @@ class RewardFunction(Model):
     """One reward function."""
 
     use: str = Field(min_length=1)
-    """`exact_match`, `length`, `regex`, `tool_call`, `path/to/file.py:function`, or `model:RUN`: a model of the stage
-    `reward`."""
+    """`exact_match`, `length`, `regex`, `tool_call`, `path/to/file.py:function`, `model:RUN` for a model of the stage
+    `reward`, or `model:hf:FOLDER_OR_ID` for a sequence classifier of transformers with one label."""
     weight: float = 1.0
     """What its value is multiplied by; may be negative."""
     options: dict[str, Any] = Field({})
@@ -25,6 +25,8 @@ class RewardFunction(Model):
     def _is_known(cls, use: str) -> str:
         if ":" not in use and use not in ("exact_match", "length", "regex", "tool_call"):
             raise ValueError(f"`{use}` is none of exact_match, length, regex, tool_call, and no `file.py:function`")
+        if use in ("model:", "model:hf:"):
+            raise ValueError(f"`{use}` names no reward model: `model:RUN` or `model:hf:FOLDER_OR_ID`")
         return use
 
     @property

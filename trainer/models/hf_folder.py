@@ -25,18 +25,19 @@ def is_hf(source: str) -> bool:
     return source.startswith(HF)
 
 
-def hf_folder(source: str) -> Path:
-    """The folder of `hf:…`, downloaded where it is none here. Raises CheckpointError."""
+def hf_folder(source: str, *, key: str = "model.init_from", also: tuple[str, ...] = ()) -> Path:
+    """The folder of `hf:…`, downloaded where it is none here, with `also` further files. Raises CheckpointError that
+    names the configuration's `key`."""
     name = source.removeprefix(HF)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if name.startswith(("/", ".", "~")):
         raise CheckpointError(
-            f"`model.init_from` is `{source}`, and there is no folder {shown(folder)}",
+            f"`{key}` names `{source}`, and there is no folder {shown(folder)}",
             hint="write a folder that exists here, or hf:OWNER/NAME",
         )
-    return downloaded(name, also=_TOKENIZER)
+    return downloaded(name, also=(*_TOKENIZER, *also), key=key)
 
 
 def resolved(config: RunConfig) -> RunConfig:

@@ -12,10 +12,10 @@ _SECONDS = 30
 """For the hub to begin to answer."""
 
 
-def downloaded(name: str, *, also: tuple[str, ...] = ()) -> Path:
+def downloaded(name: str, *, also: tuple[str, ...] = (), key: str = "model.init_from") -> Path:
     """The folder with the model `name` (`gpt2`, `owner/name`), cached if it was here before. Raises CheckpointError.
 
-    `also`: further files that are wanted where there are such.
+    `also`: further files that are wanted where there are such. `key`: the one of the configuration that names it.
     """
     # Late: a start that begins with random weights does not need it.
     from huggingface_hub import snapshot_download
@@ -29,15 +29,15 @@ def downloaded(name: str, *, also: tuple[str, ...] = ()) -> Path:
         return folder
     except HFValidationError as error:
         raise CheckpointError(
-            f"`model.init_from` is `{name}`: there is no such folder, and it is no name of the hub",
+            f"`{key}` is `{name}`: there is no such folder, and it is no name of the hub",
             why=str(error).splitlines()[0],
             hint="write a folder that exists here, or `owner/name`",
         ) from error
     except Exception as error:  # whatever the hub and the network below it raise is a refusal
-        raise _refusal(name, error) from error
+        raise _refusal(name, error, key) from error
 
 
-def _refusal(name: str, error: Exception) -> CheckpointError:
+def _refusal(name: str, error: Exception, key: str) -> CheckpointError:
     kinds = {type(one).__name__ for one in chain(error)}
     why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     page = f"https://huggingface.co/{name}"
@@ -47,5 +47,5 @@ def _refusal(name: str, error: Exception) -> CheckpointError:
     if "RepositoryNotFoundError" in kinds:
         hint = f"look at {page}, or write a folder that exists here"
         return CheckpointError(f"there is no folder `{name}` here, and no such model on the hub", why=why, hint=hint)
-    hint = "look at the network and at HF_ENDPOINT; or copy the model here and write its folder: `model.init_from=DIR`"
+    hint = f"look at the network and at HF_ENDPOINT; or copy the model here and write its folder: `{key}=DIR`"
     return CheckpointError(f"the model `{name}` could not be brought from the hub", why=why, hint=hint)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.chats.messages import Conversation
 from trainer.config.reinforcement import RewardConfig, RewardFunction
 from trainer.rewards.calling import Caller
 
@@ -29,6 +30,8 @@ class Completed:
     columns: Mapping[str, Any] = field(default_factory=dict)
     turns: Sequence[str] = ()
     """Of the completion, what the policy itself wrote: one text, or with tools one before and after each result."""
+    asked: Conversation | None = None
+    """The whole of what was asked, where it is more than `prompt`: reward models read it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Scorer:
         given = iter(by_models)
         pairs = zip(self._config.functions, self.names, strict=True)
         values = tuple(
-            next(given) if function.model else self._value(function, name, completed) for function, name in pairs
+            self._judged(next(given), name) if function.model else self._value(function, name, completed)
+            for function, name in pairs
         )
         weighted = zip(self._config.functions, values, strict=True)
         parts = [function.weight * value for function, value in weighted if value is not None]
@@ -68,6 +72,12 @@ class Scorer:
     def close(self) -> None:
         """End the process in which the functions run."""
         self._caller.close()
+
+    def _judged(self, value: float, name: str) -> float | None:
+        if math.isfinite(value):
+            return value
+        self.failures[f"{name}: {_no_number(value)}"] += 1
+        return None
 
     def _value(self, function: RewardFunction, name: str, completed: Completed) -> float | None:
         turns = list(completed.turns or [completed.completion])

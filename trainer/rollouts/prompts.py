@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.chats.encoding import encode_segments
 from trainer.chats.formats import Format, NotThatFormat, conversation_of, format_of, prompt_of
+from trainer.chats.messages import Conversation
 from trainer.chats.template import Template, opening_of
 from trainer.errors import DataError
 from trainer.tokenizer import Tokenizer
@@ -28,6 +29,8 @@ class EncodedPrompt:
     """Its last message."""
     columns: Mapping[str, Any]
     """All others of its row; and as `reference` the answer the row ends with, where it has one."""
+    conversation: Conversation | None = None
+    """The whole of it, for reward models that read text."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def _encoded(row: Mapping[str, Any], format: Format, tokenizer: Tokenizer, templ
         columns.setdefault("reference", reference)
     ids = encode_segments(opening_of(prompt.conversation, template), tokenizer).ids.tolist()
     # An empty text is "anything": end-of-text begins it.
-    return EncodedPrompt(tuple(ids or [tokenizer.eot_id]), prompt.conversation.messages[-1].content, columns)
+    last = prompt.conversation.messages[-1].content
+    return EncodedPrompt(tuple(ids or [tokenizer.eot_id]), last, columns, prompt.conversation)
 
 
 def _reference(row: Mapping[str, Any], format: Format) -> str | None:

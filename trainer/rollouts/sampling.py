@@ -43,7 +43,8 @@ class Sampled:
 
     def completed(self) -> Completed:
         """As reward functions see it."""
-        return Completed(self.prompt.text, "".join(self.texts), self.prompt.columns, tuple(self.turns))
+        prompt = self.prompt
+        return Completed(prompt.text, "".join(self.texts), prompt.columns, tuple(self.turns), prompt.conversation)
 
     def row(self, sample: int) -> RolloutRow:
         """As the loss sees it, with `sampled_logps`."""

@@ -22,6 +22,7 @@ from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.loop.distributed import World
 from trainer.models.language_model import LanguageModel
+from trainer.models.value_head import add_value_head
 from trainer.rollouts.rows import Floats, RolloutRow
 from trainer.stages import rl_losses as losses
 from trainer.stages.base import LossOutput
@@ -29,7 +30,6 @@ from trainer.stages.rl_batch import RlBatch, policy_metrics
 from trainer.stages.rl_collect import Collected, Rollout
 from trainer.stages.rl_parts import RlParts, open_parts
 from trainer.stages.rl_stage import RolloutStage, ready
-from trainer.stages.value_head import add_value_head
 
 
 class PpoStage(RolloutStage):

@@ -2,42 +2,34 @@
 
 The loss of a pair is -log σ(r(chosen) - r(rejected)) (Bradley and Terry 1952; Ouyang et al. 2022, equation 1). A score
 is read at the last token before the one that ends a conversation, where all of it has been seen. The head is the value
-head of PPO: such a checkpoint serves as reward model (`open_reward_model`) and, without its head, as a policy. A unit
-of the loss is a pair.
+head of PPO: such a checkpoint serves as reward model (trainer.models.reward_model) and, without its head, as a policy.
+A unit of the loss is a pair.
 """
 
 # P = pairs, B = 2 P rows, T = tokens
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.checkpoints.checkpoint import read_config, read_state
-from trainer.config import ModelConfig, RunConfig, validated
+from trainer.config import RunConfig
 from trainer.console import Console
-from trainer.errors import CheckpointError
 from trainer.loop.distributed import World
-from trainer.models.build import build_model
-from trainer.models.init_from import whole_weights
 from trainer.models.language_model import LanguageModel
 from trainer.models.loss import IGNORE_INDEX
-from trainer.models.policies import find_checkpoint
-from trainer.quoting import shown
+from trainer.models.reward_model import STAGE, scores
+from trainer.models.value_head import add_value_head
 from trainer.stages.base import LossOutput
 from trainer.stages.pair_stage import PairStream, pair_data, tokenizer_of
 from trainer.stages.preference_batch import PairBatch
-from trainer.stages.value_head import add_value_head
-from trainer.tokenizer import Tokenizer, load_tokenizer
 
 
 class RewardStage(PairStream):
     """Bradley-Terry over pairs."""
 
-    name = "reward"
+    name = STAGE
 
     def extend(self, policy: LanguageModel) -> None:
         """Give it a scalar head, which begins at 0: every pair begins undecided, at a loss of ln 2."""
@@ -54,16 +46,6 @@ class RewardStage(PairStream):
                 "reward_rejected": rejected_P.sum(),
             }
         return LossOutput(-F.logsigmoid(margin_P).sum(), metrics)
-
-
-def scores(policy: nn.Module, ids_BT: Tensor, last_B: Tensor) -> Tensor:
-    """The head's number at one place of each row, (B,) in fp32; one forward through the wrapped policy."""
-    nothing_BT = torch.full_like(ids_BT, IGNORE_INDEX)
-    output = policy(ids_BT, nothing_BT, per_token=True)
-    scores_B: Tensor = output.values.gather(1, last_B[:, None]).squeeze(1)
-    # DDP waits for every parameter that learns: a head of its own, which no score needs, gets a zero.
-    connected_B: Tensor = scores_B + 0 * output.logps.sum()
-    return connected_B
 
 
 def last_places(labels_BT: Tensor) -> Tensor:
@@ -83,19 +65,3 @@ def open_reward(config: RunConfig, world: World, console: Console) -> RewardStag
     )
     console.say(opened.note())
     return opened
-
-
-def open_reward_model(path: Path, device: torch.device) -> tuple[LanguageModel, Tokenizer]:
-    """A checkpoint (or a run's newest one) of this stage, to be asked with `scores`. Raises CheckpointError."""
-    checkpoint = find_checkpoint(path)
-    if (stage := read_state(checkpoint).stage) != RewardStage.name:
-        raise CheckpointError(
-            f"{shown(checkpoint)} is no reward model",
-            why=f"it is of the stage `{stage}`",
-            hint="python -m trainer reward model.init_from=RUN data.path=PAIRS",
-        )
-    section = read_config(checkpoint)["model"]
-    model = build_model(validated(ModelConfig, section, source=str(checkpoint / "config.yaml"), at="model"))
-    add_value_head(model)
-    model.load_state_dict(whole_weights(checkpoint, heads=True))
-    return model.to(device).eval(), load_tokenizer(checkpoint / "tokenizer")

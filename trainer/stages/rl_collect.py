@@ -14,11 +14,11 @@ from torch import nn
 from trainer.config import RunConfig
 from trainer.loop.distributed import World
 from trainer.rewards.scoring import Score, Scorer
+from trainer.rollouts.judges import Judge
 from trainer.rollouts.prompts import EncodedPrompt
 from trainer.rollouts.rows import RolloutRow
 from trainer.rollouts.sampling import Sampled, Sampler
 from trainer.rollouts.scored import TokenScores, token_logps
-from trainer.stages.rl_reward_model import RewardModel
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Collector:
         self._pad_id = pad_id
         self.reference: nn.Module | None = None
         """What `reference_logps` come from."""
-        self.reward_models: list[RewardModel] = []
-        """Those that the reward functions name, in their order."""
+        self.judges: list[Judge] = []
+        """The reward models that the reward functions name, in their order."""
         self.rescores = False
         """Whether rows get `old_logps`, made by the forward of the loss, and `values` where the policy has a head."""
 
@@ -108,7 +108,8 @@ class Collector:
     def _scores(self, sampled: Sequence[Sampled], rows: Sequence[RolloutRow]) -> list[Score]:
         if not sampled:
             return []
-        by_models = [model.scores(rows) for model in self.reward_models]
+        completed = [each.completed() for each in sampled]
+        by_models = [judge.scores(completed, rows) for judge in self.judges]
         return [self._score(each, [scores[place] for scores in by_models]) for place, each in enumerate(sampled)]
 
     def _score(self, sampled: Sampled, by_models: Sequence[float]) -> Score:

@@ -12,12 +12,12 @@ from trainer.config.problems import ConfigError, Problem
 from trainer.console import Console
 from trainer.loop.distributed import World
 from trainer.rewards.scoring import Scorer
+from trainer.rollouts.judges import open_judge
 from trainer.rollouts.prompts import PromptData, load_prompts
 from trainer.rollouts.sampling import Sampler
 from trainer.rollouts.tools import Tools
 from trainer.stages.pair_stage import pad_id_of, tokenizer_of
 from trainer.stages.rl_collect import Collector
-from trainer.stages.rl_reward_model import RewardModel
 from trainer.tokenizer import Tokenizer
 
 
@@ -67,7 +67,7 @@ def open_parts(config: RunConfig, world: World, console: Console) -> RlParts:
         sampler = Sampler(config.rollout, tokenizer, template, tools)
         collector = Collector(config, sampler, scorer, world, pad_id=pad_id_of(tokenizer))
         models = [function.model for function in config.reward.functions if function.model]
-        collector.reward_models = [RewardModel(path, tokenizer, config, world) for path in models]
+        collector.judges = [open_judge(name, tokenizer, config, world.device) for name in models]
         return RlParts(config, data, tokenizer, scorer, collector, world, console)
 
     found = world.on_all(parts)

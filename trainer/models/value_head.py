@@ -1,4 +1,4 @@
-"""The value head of PPO: one number a token, what the rest of the completion is expected to be worth.
+"""A scalar head on a policy, one number a token: what PPO expects of the rest, or what a reward model says so far.
 
 It reads the policy's last hidden state, so that log-probabilities and values come from one forward. Its weights are
 saved with the policy's, under names that whoever has no use for them leaves out.
