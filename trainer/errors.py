@@ -4,7 +4,8 @@
     ├── ConfigError          (trainer.config) the configuration says something impossible
     ├── DataError            a corpus, a tokenizer or a shard cannot be used
     ├── CheckpointError      no usable checkpoint, or one that does not fit this run
-    └── EngineError          this machine cannot run what was asked
+    ├── EngineError          this machine cannot run what was asked
+    └── PeerLost             another node or process of this training is gone
 
 Each says what happened, why, and what to type next, as fields, so that the
 command line can lay them out and a test can read each. Anything else that
@@ -27,6 +28,9 @@ class ExitCode(enum.IntEnum):
     ENGINE = 5
     STOPPED = 75
     """Told to stop (SIGTERM), saved a checkpoint and ended: start it again and it goes on."""
+    PEER_LOST = 76
+    """Another node or process is gone, nothing is wrong here: start all again, and it goes on from the newest
+    checkpoint."""
 
 
 class TrainerError(Exception):
@@ -65,3 +69,9 @@ class EngineError(TrainerError):
     """This machine, or the way it was started, cannot run what was asked."""
 
     exit_code = ExitCode.ENGINE
+
+
+class PeerLost(TrainerError):
+    """Another node or process of this training is gone; this one could go on and may not alone."""
+
+    exit_code = ExitCode.PEER_LOST

@@ -250,7 +250,7 @@ def _share(source: Path, target: Path) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints in `folder`, oldest step first, by what their manifests say. Published, not verified."""
-    return [path for path in published(folder) if not _is_part(path)]
+    return [path for path in published(folder) if not is_part(path)]
 
 
 def published(folder: Path) -> list[Path]:
@@ -261,9 +261,10 @@ def published(folder: Path) -> list[Path]:
     return [path for step, path in sorted((s, p) for s, p in found if s is not None) if (path / FILE_NAME).is_file()]
 
 
-def _is_part(path: Path) -> bool:
+def is_part(checkpoint: Path) -> bool:
+    """Whether it is only a part, by its manifest; False for what is broken."""
     try:
-        return not read_manifest(path).is_whole
+        return not read_manifest(checkpoint).is_whole
     except BrokenCheckpoint:  # whoever looks closer will say so
         return False
 

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from tests.trainer.ragged import RaggedStage
 from tests.trainer.tiny import ROOT, assert_same_run, checkpoint, largest_difference, rows, tiny_config
 from tests.trainer.two_ranks import RUN, STEPS, SharedStage, Training, learnt
+from trainer import manifest
+from trainer.checkpoints.checkpoint import read_weights
 from trainer.config import TrainConfig
 from trainer.console import Console
 from trainer.errors import EngineError
@@ -92,10 +94,19 @@ def test_a_sharded_run_with_muon_in_pieces_is_the_straight_one_to_the_bit(togeth
     assert_same_run(together / "muon", together / "muon_pieces", 8)
 
 
+def test_every_rank_writes_its_pieces_and_nothing_in_a_checkpoint_is_code(together: Path) -> None:
+    folder = checkpoint(together / "8", 8)
+    files = set(manifest.verify(folder).files)
+    pieces = {f"{kind}/rank_0000{rank}.safetensors" for kind in ("model", "optimizer") for rank in (0, 1)}
+    assert files == pieces | {"train_state.json", "config.yaml", "tokenizer/identity.json"}
+    sizes = [(folder / "optimizer" / f"rank_0000{rank}.safetensors").stat().st_size for rank in (0, 1)]
+    assert max(sizes) < 1.5 * min(sizes)
+
+
 def test_a_sharded_checkpoint_is_whole_and_one_process_goes_on_from_it(
     together: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved = load_file(checkpoint(together / "8", 8) / "model.safetensors")
+    saved = read_weights(checkpoint(together / "8", 8))
     config = tiny_config(together / "8", *RUN, "train.max_steps=9", "train.parallel=ddp")
     assert {name: tensor.shape for name, tensor in saved.items()} == {
         name: tensor.shape for name, tensor in GPT(config.model).state_dict().items()

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer import manifest
+from trainer.checkpoints.sharded import is_sharded, read_whole
 from trainer.config import RunConfig, run_config
 from trainer.loop.engine import Outcome
 from trainer.loop.start import run_stage
@@ -112,11 +113,15 @@ def checkpoint(out_dir: Path, step: int) -> Path:
 def tensors(out_dir: Path, step: int) -> dict[str, torch.Tensor]:
     """Every weight and every moment of a checkpoint."""
     folder = checkpoint(out_dir, step)
-    return {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
+    if is_sharded(folder):
+        return {**read_whole(folder / "model"), **read_whole(folder / "optimizer")}
+    return {**weights(out_dir, step), **load_file(folder / "optimizer.safetensors")}
 
 
 def weights(out_dir: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint(out_dir, step) / "model.safetensors")
+    """What was trained, be it adapters or all."""
+    found = [checkpoint(out_dir, step) / file for file in ("model.safetensors", "adapter/adapter_model.safetensors")]
+    return {name: tensor for file in found if file.exists() for name, tensor in load_file(file).items()}
 
 
 def rows(out_dir: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
     step_00000500/  model.safetensors  optimizer.safetensors  train_state.json  config.yaml  tokenizer/  MANIFEST.json
 
-A policy with adapters has `adapter/` instead of its frozen weights (trainer.checkpoints.adapters).
+A policy with adapters has `adapter/` instead of its frozen weights (trainer.checkpoints.adapters). Where the tensors
+were spread over processes, `model/` and `optimizer/` have their pieces (trainer.checkpoints.sharded).
 
 Nothing in it is a pickle: a checkpoint from a rented machine is data, never code. The names of the tensors are the
 bare model's, whatever it was wrapped in while it trained. What makes a directory whole is trainer.manifest's to say;
@@ -14,7 +15,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainer import manifest
+from trainer.checkpoints import sharded
 from trainer.checkpoints.adapters import (
     Adapter,
     has_adapter,
@@ -34,7 +36,7 @@ from trainer.checkpoints.adapters import (
     write_adapter,
 )
 from trainer.checkpoints.keeping import MARGIN_BYTES, require_space
-from trainer.checkpoints.snapshot import Snapshot, names_by_index, spread_like
+from trainer.checkpoints.snapshot import Snapshot, Tensors, names_by_index, spread_like
 from trainer.config import Model, RunConfig, dump_yaml, load_yaml
 from trainer.errors import CheckpointError
 from trainer.quoting import pasteable, shown
@@ -100,36 +102,68 @@ def write_checkpoint(
         building.mkdir()
         _write_weights(building, snapshot)
         save_file(snapshot.moments, building / OPTIMIZER)
-        (building / CONFIG).write_text(config_text(config), encoding="utf-8")
-        tokenizer.save(building / TOKENIZER)
-        (building / STATE).write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_rest(building, state, config, tokenizer)
         return manifest.publish(building)
 
     try:
-        return _with_disk_errors_named(build, building)
+        return with_disk_errors_named(build, building)
     except BaseException:  # a Ctrl-C too: what is not published takes no place on the disk
         shutil.rmtree(building, ignore_errors=True)
         raise
 
 
+def write_rest(building: Path, state: TrainState, config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Write all that is no tensor."""
+    (building / CONFIG).write_text(config_text(config), encoding="utf-8")
+    tokenizer.save(building / TOKENIZER)
+    (building / STATE).write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
 def load_tensors(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights and moments in place. Raises CheckpointError where they do not fit the model."""
     load_weights(checkpoint, model)
-    moments = _with_disk_errors_named(lambda: load_file(checkpoint / OPTIMIZER), checkpoint / OPTIMIZER)
     names, parameters = names_by_index(model, optimizer), dict(model.named_parameters())
+    if sharded.is_sharded(checkpoint):
+        moments = with_disk_errors_named(lambda: _pieces_of_moments(checkpoint, parameters), checkpoint)
+    else:
+        moments = with_disk_errors_named(lambda: _whole_moments(checkpoint, parameters), checkpoint / OPTIMIZER)
     if {name.rpartition(".")[0] for name in moments} != set(names.values()):
-        raise CheckpointError(f"{shown(checkpoint / OPTIMIZER)} does not hold the moments of this model's parameters")
+        raise CheckpointError(f"the moments of {shown(checkpoint)} are not those of this model's parameters")
     by_index: dict[int, dict[str, Tensor]] = {index: {} for index in names}
     index_of = {name: index for index, name in names.items()}
     for name, tensor in moments.items():
         parameter, _, key = name.rpartition(".")
-        # A copy: safetensors maps the file, and rotation would delete it under the running optimizer.
-        by_index[index_of[parameter]][key] = spread_like(tensor.clone(), parameters[parameter])
+        by_index[index_of[parameter]][key] = tensor
     optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _whole_moments(checkpoint: Path, parameters: Mapping[str, Tensor]) -> Tensors:
+    moments = {}
+    for name, tensor in load_file(checkpoint / OPTIMIZER).items():
+        like = parameters.get(name.rpartition(".")[0])
+        # A copy: safetensors maps the file, and rotation would delete it under the running optimizer.
+        moments[name] = tensor.clone() if like is None else spread_like(tensor.clone(), like)
+    return moments
+
+
+def _pieces_of_moments(checkpoint: Path, parameters: Mapping[str, Tensor]) -> Tensors:
+    folder, moments = checkpoint / sharded.OPTIMIZER, {}
+    for name, known in sharded.known_tensors(folder).items():
+        like = parameters.get(name.rpartition(".")[0])
+        if like is not None and like.shape == known.shape:
+            moments[name] = torch.empty_like(like, dtype=known.dtype)
+        else:
+            moments[name] = torch.empty(known.shape, dtype=known.dtype)
+    sharded.read_into(folder, moments)
+    return moments
 
 
 def load_weights(checkpoint: Path, model: nn.Module) -> None:
     """Put a checkpoint's weights in place. Raises CheckpointError where they do not fit the model."""
+    if sharded.is_sharded(checkpoint):
+        folder = checkpoint / sharded.MODEL
+        with_disk_errors_named(lambda: sharded.read_into(folder, model.state_dict(), all_of_it=True), checkpoint)
+        return
     weights = read_weights(checkpoint)
     if has_adapter(checkpoint):
         note = getattr(model, "lora", None)
@@ -145,10 +179,12 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """What the checkpoint holds of weights: all of them, or adapters and what is trained beside them."""
+    if sharded.is_sharded(checkpoint):
+        return with_disk_errors_named(lambda: sharded.read_whole(checkpoint / sharded.MODEL), checkpoint)
     adapter = read_adapter(checkpoint).weights if has_adapter(checkpoint) else {}
     if adapter and not (checkpoint / MODEL).exists():
         return adapter
-    return adapter | _with_disk_errors_named(lambda: load_file(checkpoint / MODEL), checkpoint / MODEL)
+    return adapter | with_disk_errors_named(lambda: load_file(checkpoint / MODEL), checkpoint / MODEL)
 
 
 def _write_weights(building: Path, snapshot: Snapshot) -> None:
@@ -163,7 +199,7 @@ def _write_weights(building: Path, snapshot: Snapshot) -> None:
 def read_state(checkpoint: Path) -> TrainState:
     """train_state.json of a checkpoint."""
     path = checkpoint / STATE
-    text = _with_disk_errors_named(lambda: path.read_text(encoding="utf-8"), path)
+    text = with_disk_errors_named(lambda: path.read_text(encoding="utf-8"), path)
     try:
         return TrainState.model_validate_json(text)
     except ValidationError as error:
@@ -189,7 +225,7 @@ def config_sha256(config: RunConfig) -> str:
     return hashlib.sha256(config_text(config).encode()).hexdigest()
 
 
-def _with_disk_errors_named(act: Callable[[], T], path: Path) -> T:
+def with_disk_errors_named(act: Callable[[], T], path: Path) -> T:
     """Act; what the disk refuses becomes a CheckpointError that names the path."""
     try:
         return act()

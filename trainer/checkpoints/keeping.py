@@ -18,7 +18,7 @@ def rotate(folder: Path, *, keep_last: int, keep_step: int | None, keep_every_st
     """Remove all but the newest `keep_last`, the one of `keep_step`, and the multiples of `keep_every_steps` (where
     it is not 0). Returns what went."""
     gone = []
-    for checkpoint in manifest.checkpoints(folder)[:-keep_last]:
+    for checkpoint in manifest.published(folder)[:-keep_last]:
         step = manifest.step_of(checkpoint.name) or 0
         if step != keep_step and not (keep_every_steps and step % keep_every_steps == 0):
             manifest.remove(checkpoint)
@@ -34,7 +34,7 @@ def sweep(folder: Path) -> None:
 
 def require_room(folder: Path, checkpoint_bytes: int) -> None:
     """Refuse to begin where not even two checkpoints fit, those already there included. Raises CheckpointError."""
-    files = [file for path in manifest.checkpoints(folder) for file in path.rglob("*") if file.is_file()]
+    files = [file for path in manifest.published(folder) for file in path.rglob("*") if file.is_file()]
     there = sum(file.stat().st_size for file in files)
     require_space(folder, 2 * checkpoint_bytes + MARGIN_BYTES - there, of="two checkpoints")
 

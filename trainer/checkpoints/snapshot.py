@@ -44,19 +44,24 @@ class Camera:
         """A copy of what they hold now; None where this process does not `keep` one. Every rank calls this."""
         weights = self._copies("weights", model.state_dict(), keep)
         moments = self._copies("moments", optimizer_tensors(model, optimizer), keep)
-        if self._locked:
-            torch.cuda.synchronize()  # the copies have arrived
+        self.wait()
         return Snapshot(weights, moments, getattr(model, "lora", None)) if keep else None
+
+    def wait(self) -> None:
+        """Until the copies have arrived."""
+        if self._locked:
+            torch.cuda.synchronize()
 
     def _copies(self, kind: str, tensors: Mapping[str, Tensor], keep: bool) -> Tensors:
         copies = {}
         for name, tensor in tensors.items():
             together = whole(tensor)
             if keep:
-                copies[name] = self._copy(f"{kind}/{name}", together)
+                copies[name] = self.copy(f"{kind}/{name}", together)
         return copies
 
-    def _copy(self, slot: str, tensor: Tensor) -> Tensor:
+    def copy(self, slot: str, tensor: Tensor) -> Tensor:
+        """A copy in host memory, once `wait` was called; `slot` names what it is of from one snapshot to the next."""
         if tensor.device.type == "cpu":
             return tensor.detach().clone(memory_format=torch.contiguous_format)
         there = self._locked.get(slot)

@@ -20,6 +20,9 @@ class CheckpointConfig(Model):
     """Also keep the one with the lowest validation loss."""
     keep_every_steps: NonNegativeInt = 0
     """Also keep every one whose step is a multiple of this, for good; 0 keeps none so."""
+    sharded: bool = True
+    """With `train.parallel=fsdp` and several processes: each writes its own part of the tensors. Otherwise rank 0 puts
+    them together and writes them alone. Any number of processes goes on from either."""
 
 
 class EvalConfig(Model):

@@ -14,20 +14,20 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from trainer.checkpoints.disk import Disk
 from trainer.config import TrainConfig
 from trainer.console import show_error
 from trainer.errors import EngineError, TrainerError
+from trainer.loop.crew import PATIENCE, lost_peers_named, raise_shared
 from trainer.loop.precision import Precision, chosen_precision
 from trainer.loop.signals import interruptible
 
 T = TypeVar("T")
-_PATIENCE = timedelta(hours=24)
 
 
 class World:
@@ -40,7 +40,15 @@ class World:
         self.num_processes: int = accelerator.num_processes
         self.device: torch.device = accelerator.device
         # The backend that reduces gradients on a CPU is gloo as well, but its timeout is for a peer that hangs.
-        self._control = dist.new_group(backend="gloo", timeout=_PATIENCE) if self.num_processes > 1 else None
+        self._control = dist.new_group(backend="gloo", timeout=PATIENCE) if self.num_processes > 1 else None
+        self.is_first_here: bool = accelerator.local_process_index == 0
+        """Whether this is the first process of its node."""
+        firsts = self.gather(self.is_first_here)
+        self.num_nodes = sum(firsts)
+        self.node = sum(firsts[: self.rank + 1]) - 1
+        """The number of this process's node; torchrun numbers the processes of a node in a row."""
+        self.disk = Disk.of_all(self.is_first)
+        """Where this process's files lie; trainer.checkpoints.out_dir finds out."""
 
     @property
     def is_first(self) -> bool:
@@ -56,7 +64,8 @@ class World:
         if self._control is None:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(sums, group=self._control)
+        with lost_peers_named():
+            dist.all_reduce(sums, group=self._control)
         totals: list[float] = sums.tolist()
         return totals
 
@@ -69,36 +78,29 @@ class World:
         if self._control is None:
             return [value]
         values: list[T] = [value] * self.num_processes
-        dist.all_gather_object(values, value, group=self._control)
+        with lost_peers_named():
+            dist.all_gather_object(values, value, group=self._control)
         return values
 
     def on_first(self, act: Callable[[], T]) -> T:
         """Rank 0 acts, the others wait and get its result, or its error."""
         answer = _attempt(act) if self.is_first else (None, None)
         result, problem = self.gather(answer)[0]
-        self._raise_shared([problem])
+        raise_shared([problem])
         return result  # type: ignore[return-value]  # without a problem there is a result
 
     def on_all(self, act: Callable[[], T]) -> T:
         """Every rank acts; where one fails, all raise its error, so that none waits for a rank that is gone."""
         result, problem = _attempt(act)
-        self._raise_shared(self.gather(problem))
+        raise_shared(self.gather(problem))
         return result  # type: ignore[return-value]
 
     def first_then_all(self, act: Callable[[], T]) -> T:
-        """Rank 0 acts, then the others do, who find the work done."""
-        if self.is_first:
-            result = self.on_all(act)
-            self.on_all(lambda: None)
-            return result
-        self.on_all(lambda: None)
-        return self.on_all(act)
-
-    def _raise_shared(self, problems: Sequence[TrainerError | None]) -> None:
-        for problem in problems:
-            if problem is not None:
-                problem.on_every_rank = True
-                raise problem
+        """Rank 0 acts, then the first of each other node, then the rest: where a disk is shared, all but the first to
+        see it find the work done."""
+        turn = 0 if self.is_first else 1 if self.is_first_here else 2
+        results = [self.on_all(act if now == turn else _nothing) for now in range(3)]
+        return results[turn]  # type: ignore[return-value]  # the turn in which this process acted
 
     def tell(self, error: TrainerError) -> None:
         """Show an error that all ranks have, once, before any of them ends.
@@ -142,6 +144,10 @@ def _open(train: TrainConfig, environ: Mapping[str, str]) -> World:
     if not uses_cpu:
         _require_gpu_for_every_process(environ)
     return World(_accelerator(uses_cpu, precision, environ), precision)
+
+
+def _nothing() -> None:
+    """What a process does whose turn it is not."""
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, TrainerError | None]:

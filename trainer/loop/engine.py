@@ -21,6 +21,7 @@ from trainer.checkpoints.snapshot import num_bytes
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.errors import TrainerError
+from trainer.loop.agreement import agreed_checkpoint
 from trainer.loop.beginning import policy_to_begin_with
 from trainer.loop.distributed import World
 from trainer.loop.guards import SkipGuard
@@ -83,7 +84,7 @@ class _Training:
         self.reporter = Reporter(config, world, console)
         self._guard = SkipGuard(config, world, console)
         torch.manual_seed(config.seed)
-        resumes = bool(manifest.checkpoints(self.saver.folder))
+        resumes = world.any(bool(manifest.checkpoints(self.saver.folder)))
         self._model = policy_to_begin_with(config, stage, world, resumes=resumes).to(world.device)
         self._policy = wrapped(self._model, world, config.train)
         self._optimizer = make_optimizer(self._model, config.optim)  # after wrapping, which may replace parameters
@@ -97,7 +98,7 @@ class _Training:
 
     def begin(self) -> None:
         """Start afresh or from the newest whole checkpoint, as the configuration wants it."""
-        chosen = self._world.on_first(self._choose)
+        chosen = agreed_checkpoint(self._choose, self._world)
         if self._world.num_processes > 2 and not is_sharded(self._policy):
             self._stepper.rehearse()
         if chosen is not None:
@@ -115,7 +116,7 @@ class _Training:
         self._supply = Supply(self._stage, self._policy, accumulation)
 
     def _choose(self) -> Path | None:
-        """Which checkpoint to go on from; what belongs to a later step is put out of the way. Rank 0 alone."""
+        """Which checkpoint to go on from; what belongs to a later step is put out of the way. One rank on each disk."""
         chosen = checkpoint_to_resume(self._config, self.saver.folder, self._console)
         require_room(self.saver.folder, 3 * num_bytes(self._model.state_dict()))
         step = (manifest.step_of(chosen.name) or 0) if chosen else 0

@@ -68,7 +68,7 @@ def checkpoint_to_resume(config: RunConfig, folder: Path, console: Console) -> P
         chosen = _chosen(config, folder, console)
         if chosen is not None:
             _require_compatible(chosen, config, console)
-            _set_newer_aside(folder, chosen, console)
+        _set_newer_aside(folder, chosen, console)
     except OSError as error:
         raise CheckpointError(f"cannot use {shown(folder)}", why=error.strerror or str(error)) from error
     return chosen
@@ -108,6 +108,7 @@ def _chosen(config: RunConfig, folder: Path, console: Console) -> Path | None:
 
 
 def _newest_whole(published: list[Path], console: Console) -> Path | None:
+    """The newest of them whose every byte is what was written; what is wrong with newer ones is said."""
     for checkpoint in reversed(published):
         try:
             manifest.verify(checkpoint)
@@ -117,11 +118,11 @@ def _newest_whole(published: list[Path], console: Console) -> Path | None:
     return None
 
 
-def _set_newer_aside(folder: Path, chosen: Path, console: Console) -> None:
-    """Rename the broken checkpoints that are newer to `step_N.broken`: their names will be needed again."""
-    published = manifest.checkpoints(folder)
-    for checkpoint in published[published.index(chosen) + 1 :]:
-        aside = checkpoint.with_name(checkpoint.name + ".broken")
+def _set_newer_aside(folder: Path, chosen: Path | None, console: Console) -> None:
+    """Rename what is newer to `step_N.broken`, or `step_N.part` if it is one: the names will be needed again."""
+    published = manifest.published(folder)
+    for checkpoint in published[published.index(chosen) + 1 if chosen else 0 :]:
+        aside = checkpoint.with_name(checkpoint.name + (".part" if manifest.is_part(checkpoint) else ".broken"))
         if aside.exists():  # broken twice at the same step: the first one has taught what it could
             manifest.remove(aside)
         checkpoint.rename(aside)

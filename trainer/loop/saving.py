@@ -1,7 +1,7 @@
 """Which checkpoints a run has: writes the next one, knows the best one, and lets old ones go, in that order.
 
-All ranks take part in a save: each hands over the state of its generators, and its part of the tensors where they are
-spread. The training waits while the state is copied to host memory; a thread of rank 0 writes it.
+All ranks take part in a save: each hands over the state of its generators. The training waits while the state is copied
+to host memory; a thread of rank 0 writes it, or a thread of each rank its own pieces where the tensors are spread.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from torch.optim import Optimizer
 from trainer import manifest
 from trainer.checkpoints import checkpoint as files
 from trainer.checkpoints.keeping import rotate
+from trainer.checkpoints.sharded import Division, Shard
 from trainer.checkpoints.snapshot import Camera, Snapshot
+from trainer.checkpoints.together import write_together
 from trainer.config import RunConfig
 from trainer.console import Console, size_text
+from trainer.loop.crew import Crew
 from trainer.loop.distributed import World
 from trainer.loop.random_state import RandomState, random_state
 from trainer.loop.writer import Writer
@@ -32,6 +35,10 @@ class Saver:
     def __init__(self, config: RunConfig, world: World, console: Console) -> None:
         self._config, self._world, self._console = config, world, console
         self._camera, self._writer = Camera(), Writer[Path]()
+        spread = config.train.parallel == "fsdp" and world.num_processes > 1 and not config.lora.rank
+        self._crew = Crew(world.num_processes) if spread and config.checkpoint.sharded else None
+        """The writers' threads, where all ranks write."""
+        self._division = Division(world.rank, world.gather)
         self.folder = files.folder_of(Path(config.out_dir))
         self.newest: Path | None = None
         """The newest one known to be published; `settle` first to know of all."""
@@ -40,7 +47,7 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether the last checkpoint could not be written; `settle` says why. Known to rank 0 alone."""
+        """Whether the last checkpoint could not be written; `settle` says why. Known to those who write."""
         return self._writer.failed
 
     def resume_from(self, checkpoint: Path, state: files.TrainState) -> None:
@@ -65,6 +72,10 @@ class Saver:
         """
         states = self._world.gather(random_state(self._world.device))
         self.settle()
+        if (crew := self._crew) is not None:
+            state, shard = state_with(states), self._division.shard(model, optimizer)
+            self._writer.begin(lambda: self._write_together(crew, state, shard, tokenizer))
+            return
         snapshot = self._camera.snapshot(model, optimizer, keep=self._world.is_first)
         if snapshot is not None:
             state = state_with(states)
@@ -72,7 +83,7 @@ class Saver:
 
     def settle(self) -> None:
         """Wait for the checkpoint that is being written. Every rank calls this, and has its CheckpointError."""
-        self.newest = self._world.on_first(self._writer.wait) or self.newest
+        self.newest = self._world.gather(self._world.on_all(self._writer.wait))[0] or self.newest
 
     def finish_quietly(self) -> None:
         """Let this rank's thread end; the run ends with an error that matters more than what it may have met."""
@@ -81,10 +92,24 @@ class Saver:
     def _write(self, state: files.TrainState, snapshot: Snapshot, tokenizer: Tokenizer) -> Path:
         began = time.perf_counter()
         published = files.write_checkpoint(self.folder, state, snapshot, config=self._config, tokenizer=tokenizer)
-        size = size_text(manifest.read_manifest(published).total_bytes)
-        self._console.say(f"saved `{published.name}` ({size}, {time.perf_counter() - began:.1f} s)")
+        self._say_saved(published, manifest.read_manifest(published).total_bytes, began)
         self._rotate(state.best_step)
         return published
+
+    def _write_together(self, crew: Crew, state: files.TrainState, shard: Shard, tokenizer: Tokenizer) -> Path:
+        began, disk = time.perf_counter(), self._world.disk
+        published = write_together(
+            self.folder, state, shard, crew=crew, disk=disk, config=self._config, tokenizer=tokenizer
+        )
+        self._say_saved(published.path, published.num_bytes, began, disk.parts)
+        if disk.is_first:
+            self._rotate(state.best_step)
+        return published.path
+
+    def _say_saved(self, published: Path, num_bytes: int, began: float, parts: int = 1) -> None:
+        where = f" in {parts} parts" if parts > 1 else ""
+        seconds = time.perf_counter() - began
+        self._console.say(f"saved `{published.name}`{where} ({size_text(num_bytes)}, {seconds:.1f} s)")
 
     def _rotate(self, best_step: int | None) -> None:
         settings = self._config.checkpoint

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer import manifest
 from trainer.checkpoints.adapters import base_sha256, has_adapter, merged, read_adapter, require_base
+from trainer.checkpoints.sharded import MODEL, is_sharded, read_whole
 from trainer.config import ConfigError, ModelConfig
 from trainer.config.initial import of_ours, of_transformers, our_config
 from trainer.config.strict import validated
@@ -78,7 +79,10 @@ def whole_weights(checkpoint: Path, *, heads: bool = False) -> dict[str, Tensor]
     """The weights of a verified checkpoint of ours: adapters are added to their base, which must be the one they were
     trained beside. Without `heads`, those that a stage put beside the network are left out. Raises CheckpointError."""
     trained = checkpoint / "model.safetensors"
-    state = load_file(trained) if trained.exists() or not has_adapter(checkpoint) else {}
+    if is_sharded(checkpoint):
+        state = read_whole(checkpoint / MODEL)
+    else:
+        state = load_file(trained) if trained.exists() or not has_adapter(checkpoint) else {}
     if has_adapter(checkpoint):
         adapter = read_adapter(checkpoint)
         base = base_of(checkpoint)
