@@ -1,0 +1,71 @@
+"""One Slurm job as its queue tells it, and in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+_MEANINGS = {
+    "Resources": "no free machines yet",
+    "Priority": "others come first",
+    "BeginTime": "Slurm lets a requeued job wait for two minutes",
+    "Dependency": "it waits for another job",
+}
+_STUCK = {
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition is inactive",
+    "PartitionTimeLimit": "it asks for more time than its partition allows",
+    "PartitionNodeLimit": "it asks for more or fewer nodes than its partition allows",
+    "BadConstraints": "no machine has what it asks for",
+    "JobHeldUser": "it is held",
+    "JobHeldAdmin": "it is held by the cluster's staff",
+    "launch_failed_requeued_held": "its node could not start it, and it is held",
+    "InvalidAccount": "its account may not run it",
+    "InvalidQOS": "its qos may not run it",
+}
+"""Reasons that waiting alone does not end (Slurm's own list: `man squeue`, JOB REASON CODES)."""
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """What the controller says of one job."""
+
+    job_id: str
+    state: str
+    """Slurm's word: PENDING, RUNNING, ...; GONE: it knows no such job (any more); UNKNOWN: it does not answer."""
+    reason: str = ""
+    """Slurm's word for why it waits or how it ended; its own complaint where it did not answer."""
+    position: str = ""
+    """Of a job that waits: `2 of 7 in debug`."""
+
+    @property
+    def waits(self) -> bool:
+        """It is in the queue, and nothing of it runs."""
+        return self.state in _WAITING
+
+    @property
+    def is_stuck(self) -> bool:
+        """It will not start by itself."""
+        return self.waits and self.reason in _STUCK
+
+    def words(self) -> str:
+        """One line for people."""
+        if self.state == "GONE":
+            return f"Slurm knows no job {self.job_id} (any more)"
+        if self.state == "UNKNOWN":
+            return f"Slurm does not answer: {self.reason}"
+        meaning = _STUCK.get(self.reason) or _MEANINGS.get(self.reason)
+        known = self.reason not in ("", "None")
+        why = f" ({self.reason}: {meaning})" if meaning else f" ({self.reason})" if known else ""
+        where = f", {self.position}" if self.position else ""
+        return f"job {self.job_id} is {self.state}{why}{where}"
+
+
+def job_of(facts: Mapping[str, str]) -> SlurmJob | None:
+    """The job among the facts of `run.sh status`; None where no scheduler has the run."""
+    if not facts.get("job_state"):
+        return None
+    return SlurmJob(
+        facts.get("job_id", ""), facts["job_state"], facts.get("job_reason", ""), facts.get("job_position", "")
+    )
