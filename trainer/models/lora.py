@@ -6,7 +6,8 @@ checkpoint holds. The head is never adapted: losses take its weight as it is, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +43,22 @@ def add_lora(policy: LanguageModel, config: LoraConfig, init_from: str) -> None:
     adapted.lora = note
     adapted.register_state_dict_post_hook(_adapters_alone)
     adapted.register_load_state_dict_pre_hook(_adapters_beside_the_base)
+
+
+@contextmanager
+def without_adapters(policy: nn.Module) -> Iterator[nn.Module]:
+    """The base of an adapted policy: inside, its adapters are off; afterwards they are on, and learn as before."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
+    assert layers, "a policy without adapters"
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield policy
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def _plain(settings: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from trainer.rollouts.prompts import EncodedPrompt
 from trainer.rollouts.rows import RolloutRow
 from trainer.rollouts.sampling import Sampled, Sampler
 from trainer.rollouts.scored import TokenScores, token_logps
+from trainer.stages.rl_reference import Reference
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Collector:
     def __init__(self, config: RunConfig, sampler: Sampler, scorer: Scorer, world: World, *, pad_id: int) -> None:
         self._config, self._sampler, self._scorer, self._world = config, sampler, scorer, world
         self._pad_id = pad_id
-        self.reference: nn.Module | None = None
+        self.reference: Reference | None = None
         """What `reference_logps` come from."""
         self.judges: list[Judge] = []
         """The reward models that the reward functions name, in their order."""
@@ -92,7 +93,8 @@ class Collector:
                 pairs = zip(rows, found, strict=True)
                 rows = [row.having(values=values) for row, (_, values) in pairs if values is not None]
         if self.reference is not None:
-            found = self._logps(self.reference, rows)
+            with self.reference(model) as reference:
+                found = self._logps(reference, rows)
             rows = [row.having(reference_logps=logps) for row, (logps, _) in zip(rows, found, strict=True)]
         return rows
 
