@@ -61,7 +61,7 @@ def _evaluate(checkpoint: Path, out_dir: Path) -> None:
         data: held_out_loss(model, data, said=lambda done: console.say_sometimes(f"evaluating  {done:,} tokens"))
         for data in own_data(str(checkpoint))
     }
-    report = Report(model.name, texts)
+    report = Report(model.name, texts=texts)
     unfinished = result.with_suffix(".tmp")
     unfinished.write_text(json.dumps({"checkpoint": checkpoint.name, **report.as_dict()}, indent=1) + "\n")
     unfinished.replace(result)

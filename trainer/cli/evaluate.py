@@ -1,4 +1,4 @@
-"""`python -m trainer evaluate`: loss on text, HellaSwag and lm-eval's tasks, for any model."""
+"""`python -m trainer evaluate`: what a stage holds back, loss on text, HellaSwag and lm-eval's tasks, for any model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from trainer.cli.options import Commands
     from trainer.evaluation.hellaswag import Accuracy
     from trainer.evaluation.models import MeasuredModel
+    from trainer.evaluation.report import Report
+    from trainer.loop.measuring import StageFigures
 
 _EPILOG = """\
 examples:
-  python -m trainer evaluate runs/local                             loss on its own validation text
+  python -m trainer evaluate runs/local                             on what its own training held back
+  python -m trainer evaluate runs/dpo data.path=pairs.jsonl         the same of another file
   python -m trainer evaluate runs/local --data corpus/ --json
   python -m trainer evaluate hf:HuggingFaceTB/SmolLM2-135M --hellaswag hellaswag_val.jsonl
   python -m trainer evaluate runs/local --tasks arc_easy,piqa --limit 200      needs gptops[eval]
@@ -33,6 +36,9 @@ def add(commands: Commands) -> None:
     text = "measure a model: loss on text, HellaSwag, lm-eval's tasks"
     command = add_with_examples(commands, "evaluate", text, _EPILOG)
     command.add_argument("model", help="a checkpoint, a run's folder, a folder of transformers, or hf:OWNER/NAME")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="over a checkpoint's own, such as data.path=FILE"
+    )
     command.add_argument(
         "--data", action="append", metavar="PATH", help="text, or prepared shards; left out, the run's own; several"
     )
@@ -56,9 +62,17 @@ def _run(args: argparse.Namespace) -> int:
     from trainer.evaluation.models import open_measured
     from trainer.evaluation.report import Report
 
+    own_alone = not (args.data or args.hellaswag or args.tasks)
+    if own_alone and (checkpoint := posttrained(args.model)) is not None:
+        return _say(Report(str(checkpoint), stage=_stage_figures(checkpoint, args)), args)
+    if args.overrides:
+        raise DataError(
+            f"{' '.join(args.overrides)}: laid over what a post-training checkpoint is measured by, and nothing else",
+            hint="text to measure on is given by `--data FILE_OR_FOLDER`",
+        )
     has_gpu = torch.cuda.is_available() and args.device != "cpu"
     model = open_measured(args.model, torch.device("cuda" if has_gpu else "cpu"))
-    data = args.data or ([] if args.hellaswag or args.tasks else own_data(args.model))
+    data = own_data(args.model) if own_alone else args.data or []
     report = Report(
         model=model.name,
         texts={
@@ -67,10 +81,35 @@ def _run(args: argparse.Namespace) -> int:
         hellaswag=_hellaswag(args, model) if args.hellaswag else (),
         tasks=harness_results(model, args.tasks.split(","), args.limit) if args.tasks else None,
     )
+    return _say(report, args)
+
+
+def _say(report: Report, args: argparse.Namespace) -> int:
     lines = [json.dumps(report.as_dict(), ensure_ascii=False)] if args.json else report.lines()
     for line in lines:
         Console().say(line)
     return ExitCode.OK
+
+
+def posttrained(model: str) -> Path | None:
+    """The checkpoint that `model` names, where another stage than pretraining wrote it. Raises CheckpointError."""
+    from trainer.checkpoints.checkpoint import read_state
+    from trainer.models.policies import find_checkpoint
+
+    if _is_of_transformers(model):
+        return None
+    found = find_checkpoint(Path(model).expanduser())
+    return found if read_state(found).stage != "pretrain" else None
+
+
+def _stage_figures(checkpoint: Path, args: argparse.Namespace) -> StageFigures:
+    from trainer.loop.measuring import own_figures
+
+    return own_figures(checkpoint, args.device, args.overrides, Console(aside=True))
+
+
+def _is_of_transformers(model: str) -> bool:
+    return model.startswith("hf:") or (Path(model).expanduser() / "config.json").is_file()
 
 
 def _hellaswag(args: argparse.Namespace, model: MeasuredModel) -> list[Accuracy]:
@@ -89,9 +128,9 @@ def own_data(model: str) -> list[str]:
     from trainer.data.shards import is_prepared
     from trainer.models.policies import find_checkpoint
 
-    if model.startswith("hf:") or (Path(model) / "config.json").is_file():
+    if _is_of_transformers(model):
         raise DataError(f"nothing says on which text `{model}` is to be measured", hint="--data FILE_OR_FOLDER")
-    folder = find_checkpoint(Path(model)).parents[1] / "data"
+    folder = find_checkpoint(Path(model).expanduser()).parents[1] / "data"
     prepared = [each for each in (folder, *sorted(folder.glob("*/"))) if is_prepared(each)]
     if not prepared:
         raise DataError(

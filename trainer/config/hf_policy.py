@@ -64,6 +64,11 @@ def parameter_parts_of(settings: Mapping[str, Any], sizes: Mapping[str, int]) ->
     }
 
 
+def positions_of(settings: Mapping[str, Any]) -> int | None:
+    """The longest row; None where the network names none."""
+    return next((int(settings[name]) for name in _NAMES["max_seq_len"] if settings.get(name)), None)
+
+
 def inside_of(settings: Mapping[str, Any], d_model: int) -> int:
     """Width inside the MLP."""
     return int(settings.get("intermediate_size") or settings.get("n_inner") or 4 * d_model)

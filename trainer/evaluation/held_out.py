@@ -1,7 +1,7 @@
 """Text to measure a model on: files of any kind that training reads, or the validation part of prepared shards.
 
-Shards are measured row by row as in training, so the loss is the `val_loss` of a training that saw the whole
-validation part. Files are measured document by document.
+Shards are measured row by row as in training, with the rows of the checkpoint's own configuration, so the loss is the
+`val_loss` of a training that saw the whole validation part. Files are measured document by document.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.config import DataConfig
 from trainer.data import ShardSet, TokenRows, open_shards
 from trainer.data.opening import open_source
+from trainer.data.rows import isolation
 from trainer.data.shards import is_prepared
 from trainer.data.sources import corpus_path
 from trainer.errors import DataError
-from trainer.evaluation.models import MeasuredModel, tokenizer_of
+from trainer.evaluation.models import MeasuredModel, OwnModel
 from trainer.evaluation.texts import TextLoss, Window, text_loss, windows_loss
 from trainer.quoting import shown
 
@@ -36,28 +38,38 @@ def held_out_loss(
 
 
 def _shards_loss(model: MeasuredModel, shards: ShardSet, said: Said) -> TextLoss:
-    tokenizer = tokenizer_of(model)
-    if tokenizer is None or tokenizer.identity != shards.tokenizer_identity:
+    if not isinstance(model, OwnModel) or model.tokenizer.identity != shards.tokenizer_identity:
         raise DataError(
             f"{shown(shards.root)} holds the tokens of another tokenizer than the model's",
             why="ids of one tokenizer mean nothing to a model of another",
             hint="measure it on the text itself: `--data FILE_OR_FOLDER`",
         )
-    rows = TokenRows(shards, "val", model.max_seq_len)
+    trained = model.trained_with
+    rows = TokenRows(shards, "val", trained.seq_len, aligned=trained.data.rows == "aligned")
+    split = _documents if trained.data.rows == "isolated" else _whole
 
     def windows() -> Iterator[Window]:
         for index in range(rows.num_rows):
-            row = rows.rows(index)[0].tolist()
-            yield row[:-1], row[1:]
+            yield from split(rows.rows(index)[0], shards.eot_id)
 
     nats, num_tokens = windows_loss(model, windows(), said=said)
     predicted = np.concatenate([rows.rows(index)[0, 1:] for index in range(rows.num_rows)])
-    return TextLoss(nats, num_tokens, _num_bytes(predicted, shards, tokenizer.decode))
+    return TextLoss(nats, num_tokens, _num_bytes(predicted, shards, model.tokenizer.decode))
 
 
-def _num_bytes(
-    ids: np.ndarray[tuple[int, ...], np.dtype[np.int64]], shards: ShardSet, decode: Callable[..., str]
-) -> int:
+def _whole(row: NDArray[np.int64], eot_id: int) -> Iterator[Window]:
+    yield row[:-1].tolist(), row[1:].tolist()
+
+
+def _documents(row: NDArray[np.int64], eot_id: int) -> Iterator[Window]:
+    """An isolated row is its documents, each alone, from position 0."""
+    _, documents_1T = isolation(row[None, :-1], eot_id)
+    cuts = np.flatnonzero(np.diff(documents_1T[0])) + 1
+    for inputs, labels in zip(np.split(row[:-1], cuts), np.split(row[1:], cuts), strict=True):
+        yield inputs.tolist(), labels.tolist()
+
+
+def _num_bytes(ids: NDArray[np.int64], shards: ShardSet, decode: Callable[..., str]) -> int:
     """UTF-8 bytes of the documents that the ids spell; the end of a document is none of them."""
     ends = np.flatnonzero(ids == shards.eot_id)
     return sum(len(decode(part[part != shards.eot_id].tolist()).encode()) for part in np.split(ids, ends))

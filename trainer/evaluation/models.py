@@ -1,6 +1,7 @@
 """A model to be measured: one of our checkpoints, or a causal LM of transformers, behind one small seam.
 
-What is measured never asks which of the two it is. Nothing is sampled and nothing is trained here.
+What is measured never asks which of the two it is. Nothing is sampled and nothing is trained here. A checkpoint of
+ours may hold a policy of transformers, or adapters beside a base: its network is put together all the same.
 """
 
 # B = sequences, T = tokens, V = vocabulary
@@ -11,15 +12,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from trainer.checkpoints.checkpoint import CONFIG, read_config
+from trainer.config import RunConfig, run_config
+from trainer.config.hf_policy import positions_of
 from trainer.errors import CheckpointError
 from trainer.models.policies import find_checkpoint, open_policy
 from trainer.quoting import shown
-from trainer.tokenizer import Tokenizer
 
 HUB = "hf:"
 """Before the id of a model on the hub: `hf:HuggingFaceTB/SmolLM2-135M`."""
+
+_UNLIMITED = 2048
+"""Tokens of a row for a network that names no longest one (ALiBi, recurrent ones): GPT-3's context."""
 
 
 class MeasuredModel(Protocol):
@@ -53,6 +60,12 @@ class OwnModel:
         self.name = str(checkpoint)
         self.max_seq_len: int = self._model.config.max_seq_len
         self.start_id = self.tokenizer.eot_id
+        self._checkpoint = checkpoint
+
+    @property
+    def trained_with(self) -> RunConfig:
+        """Its own configuration. Raises ConfigError."""
+        return run_config(read_config(self._checkpoint), source=str(self._checkpoint / CONFIG))
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -71,8 +84,7 @@ class TransformersModel:
         self._model.to(device).eval()
         self._device = device
         self.name = folder_or_id
-        config = self._model.config
-        self.max_seq_len = int(config.max_position_embeddings)  # transformers maps GPT-2's n_positions to it
+        self.max_seq_len = positions_of(self._model.config.to_dict()) or _UNLIMITED
         known = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
         self.start_id = next((int(each) for each in known if each is not None), 0)
 
@@ -98,20 +110,15 @@ def open_measured(which: str, device: torch.device) -> MeasuredModel:
     return OwnModel(find_checkpoint(path), device)
 
 
-def tokenizer_of(model: MeasuredModel) -> Tokenizer | None:
-    """Our own tokenizer of one of our checkpoints; None for a model of transformers."""
-    return model.tokenizer if isinstance(model, OwnModel) else None
-
-
 def _opened(folder_or_id: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # late: seconds, for those who need it
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_id)
         return AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32), tokenizer
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(
             f"{shown(Path(folder_or_id))} is no causal language model that transformers can load",
-            why=str(error).strip().splitlines()[0],
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             hint="name a checkpoint, a run's folder, a folder with config.json, or hf:OWNER/NAME",
         ) from error

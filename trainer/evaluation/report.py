@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from trainer.evaluation.hellaswag import Accuracy
 from trainer.evaluation.texts import TextLoss
+
+
+class Figures(Protocol):
+    """What a stage finds on all it holds back (trainer.loop.measuring)."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def data(self) -> str: ...
+    @property
+    def loss(self) -> float: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -15,6 +28,7 @@ class Report:
     """Of one model; what was not measured is None or empty."""
 
     model: str
+    stage: Figures | None = None
     texts: Mapping[str, TextLoss] = field(default_factory=dict)
     """By what was measured: a path, or `sample`."""
     hellaswag: Sequence[Accuracy] = ()
@@ -24,6 +38,9 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         found: dict[str, Any] = {"model": self.model}
+        if self.stage is not None:
+            found["stage"] = {"name": self.stage.stage, "data": self.stage.data, "loss": self.stage.loss}
+            found["stage"] |= self.stage.metrics
         if self.texts:
             found["texts"] = [{"data": data, **_figures(text)} for data, text in self.texts.items()]
         if self.hellaswag:
@@ -42,7 +59,14 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people."""
-        return [self.model, *self._text_lines(), *self._hellaswag_lines(), *self._task_lines()]
+        return [self.model, *self._stage_lines(), *self._text_lines(), *self._hellaswag_lines(), *self._task_lines()]
+
+    def _stage_lines(self) -> list[str]:
+        if self.stage is None:
+            return []
+        figures = {"loss": self.stage.loss, **self.stage.metrics}
+        found = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        return [f"{self.stage.stage:<11} held back of {self.stage.data}:", f"            {found}"]
 
     def _text_lines(self) -> list[str]:
         lines = []

@@ -32,15 +32,20 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
-def open_policy(checkpoint: Path, device: torch.device) -> tuple[LanguageModel, Tokenizer]:
-    """The model and its tokenizer, every byte verified; adapters merged into their base. Raises CheckpointError."""
+def verified(checkpoint: Path) -> Path:
+    """The same, every byte of it read and found right. Raises CheckpointError."""
     try:
         manifest.verify(checkpoint)
     except manifest.BrokenCheckpoint as problem:
         raise CheckpointError(
             f"{shown(checkpoint)} is broken", why=str(problem), hint="take the one before it"
         ) from problem
-    config = files.read_config(checkpoint)
+    return checkpoint
+
+
+def open_policy(checkpoint: Path, device: torch.device) -> tuple[LanguageModel, Tokenizer]:
+    """The model and its tokenizer, every byte verified; adapters merged into their base. Raises CheckpointError."""
+    config = files.read_config(verified(checkpoint))
     source = str(checkpoint / files.CONFIG)
     model = build_model(
         validated(ModelConfig, config.get("model") if isinstance(config, dict) else None, source=source, at="model")
