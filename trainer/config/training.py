@@ -31,6 +31,8 @@ class TrainConfig(Model):
     """Keep only the input of each block and compute the rest again in the backward: less memory, a third more work."""
     max_skipped_steps: PositiveInt = 5
     """A step whose loss or gradient is not finite is skipped; so many in a row end the run."""
+    peer_timeout_seconds: int = Field(15, ge=5)
+    """On several nodes: one that has not been heard of for so long is lost, which ends the processes of all others."""
 
 
 class OptimConfig(Model):

@@ -18,7 +18,13 @@ from trainer.errors import PeerLost, TrainerError
 T = TypeVar("T")
 PATIENCE = timedelta(hours=24)
 """For what has no bound: one process prepares a corpus, or writes to a slow disk, while the others wait."""
-_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",  # gloo
+    "remote process exited",  # NCCL
+)
 
 
 class Crew:
@@ -60,7 +66,9 @@ def lost_peers_named() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if any(words in str(error) for words in _GONE):
-            raise PeerLost("another process of this training is gone", why=str(error).splitlines()[0]) from error
+            # gloo begins with the place in its source, and goes on with advice.
+            why = str(error).splitlines()[0].rpartition("] ")[2].split(". ")[0]
+            raise PeerLost("another process of this training is gone", why=why) from error
         raise
 
 

@@ -11,9 +11,12 @@ That is refused here, loudly.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -22,12 +25,16 @@ import torch.distributed as dist
 from trainer.checkpoints.disk import Disk
 from trainer.config import TrainConfig
 from trainer.console import show_error
-from trainer.errors import EngineError, TrainerError
+from trainer.errors import EngineError, PeerLost, TrainerError
 from trainer.loop.crew import PATIENCE, lost_peers_named, raise_shared
+from trainer.loop.peers import Peers
 from trainer.loop.precision import Precision, chosen_precision
 from trainer.loop.signals import interruptible
 
 T = TypeVar("T")
+_GRADIENTS_PATIENCE = timedelta(minutes=10)
+"""For a process that is alive and does not come, NCCL's own for both backends. A step and a compilation take less; what
+may take longer, one process doing what the others need, waits on the control group."""
 
 
 class World:
@@ -47,8 +54,38 @@ class World:
         self.num_nodes = sum(firsts)
         self.node = sum(firsts[: self.rank + 1]) - 1
         """The number of this process's node; torchrun numbers the processes of a node in a row."""
+        self._peers: Peers | None = None
         self.disk = Disk.of_all(self.is_first)
         """Where this process's files lie; trainer.checkpoints.out_dir finds out."""
+
+    def watch_peers(self, limit_seconds: float, environ: Mapping[str, str]) -> None:
+        """From now on a node that is lost ends this process; nothing where there is one node. Every rank calls this."""
+        if self.num_nodes == 1:
+            return
+        word = self.gather(secrets.token_hex(4))[0]  # the store outlives a restart by torchrun
+        # A connection of its own: the group's waits, and would make these wait.
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # public, and not in its __all__
+            environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
+        )
+        self._peers = Peers(
+            store,
+            node=self.node,
+            num_nodes=self.num_nodes,
+            beats=self.is_first_here,
+            word=f"gptops/{word}",
+            limit_seconds=limit_seconds,
+            lost=self._end_without_peers,
+        )
+        self._peers.announce()
+        self.on_all(lambda: None)
+        self._peers.start()
+
+    def _end_without_peers(self, error: PeerLost) -> None:
+        """End this process from another thread: the main one may wait for ever for what does not come."""
+        if self.is_first_here:
+            show_error(error)
+        sys.stdout.flush()
+        os._exit(error.exit_code)
 
     @property
     def is_first(self) -> bool:
@@ -118,6 +155,8 @@ class World:
         """Leave the group; the process may form another one."""
         if dist.is_initialized():
             dist.destroy_process_group()
+        if self._peers is not None:
+            self._peers.leave()
         self.accelerator.state._reset_state(reset_partial_state=True)
 
 
@@ -128,7 +167,11 @@ def opened_world(train: TrainConfig, environ: Mapping[str, str] = os.environ) ->
     try:
         _require_size("WORLD_SIZE", "the environment says", environ, world)
         _require_size("GPTOPS_EXPECTED_PROCESSES", "the run was asked to have", environ, world)
+        world.watch_peers(train.peer_timeout_seconds, environ)
         yield world
+    except PeerLost as error:
+        error.told = not world.is_first_here  # once for each node
+        raise
     except TrainerError as error:
         if error.on_every_rank:
             world.tell(error)
@@ -212,7 +255,11 @@ def _accelerator(uses_cpu: bool, precision: Precision, environ: Mapping[str, str
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # or each gradient is there twice
             # A backend that is named is taken for a group that exists; a lone process has none.
-            *([InitProcessGroupKwargs(backend="gloo")] if uses_cpu and "LOCAL_RANK" in environ else []),
+            *(
+                [InitProcessGroupKwargs(backend="gloo" if uses_cpu else "nccl", timeout=_GRADIENTS_PATIENCE)]
+                if "LOCAL_RANK" in environ
+                else []
+            ),
         ],
     )
 

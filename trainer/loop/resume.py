@@ -38,6 +38,7 @@ _FREE = (
     "train.parallel",
     "train.activation_checkpointing",
     "train.max_skipped_steps",
+    "train.peer_timeout_seconds",
     "optim",
     "schedule",
     "checkpoint",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoints.snapshot import whole
 from trainer.errors import EngineError
+from trainer.loop.crew import lost_peers_named
 from trainer.loop.distributed import World
 from trainer.loop.optim import set_lr
 from trainer.loop.wrapping import no_reduction
@@ -166,8 +167,5 @@ def _named_failures() -> Iterator[None]:
                 why=str(error).splitlines()[0],
                 hint="halve it, the global batch stays the same: `train.micro_batch_size=...`",
             ) from error
-        if any(
-            words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-        ):
-            raise EngineError("another process of this training is gone", why=str(error).splitlines()[0]) from error
-        raise
+        with lost_peers_named():
+            raise
