@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.trainer.tiny import ROOT, largest_difference, rows, run_trainer, tiny_config, train_tiny, weights
-from trainer.errors import DataError, EngineError
+from trainer.errors import DataError, EngineError, ExitCode
 from trainer.loop.distributed import opened_world
 
 EXACT = ("model.dropout=0", "train.max_steps=5", "eval.every_steps=5", "train.micro_batch_size=2")
@@ -51,7 +51,17 @@ def test_tasks_of_slurm_that_do_not_know_each_other_are_refused(tmp_path: Path) 
     with pytest.raises(EngineError, match="Slurm started 4 tasks") as caught:
         opened(tmp_path, SLURM_NTASKS="4")
     assert "torchrun" in caught.value.hint
-    opened(tmp_path, SLURM_NTASKS="1")
+    with pytest.raises(EngineError, match="Slurm started 2 tasks") as caught:
+        opened(tmp_path, SLURM_STEP_NUM_TASKS="2", SLURM_NNODES="2", SLURM_PROCID="1")
+    assert "--nnodes=2" in caught.value.hint
+    opened(tmp_path, SLURM_NTASKS="1", SLURM_PROCID="0")
+
+
+def test_a_task_of_srun_without_torchrun_ends_with_a_code_and_trains_nothing(tmp_path: Path) -> None:
+    code, _out, err = run_trainer(tmp_path / "run", SLURM_NTASKS="2", SLURM_NNODES="1", SLURM_PROCID="1")
+    assert code == ExitCode.ENGINE
+    assert err.startswith("error: Slurm started 2 tasks that know nothing of each other\nwhy:   each would train")
+    assert not (tmp_path / "run").exists()
 
 
 def accelerate_launch(tmp_path: Path, processes: int) -> subprocess.CompletedProcess[str]:

@@ -31,6 +31,7 @@ examples:
 
 exit codes:
   0 done   2 configuration   3 data   4 checkpoint   5 this machine   75 told to stop, saved: start again and it goes on
+  76 another node or process of this training is gone: start all again
 """
 
 

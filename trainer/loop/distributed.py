@@ -202,14 +202,24 @@ def _attempt(act: Callable[[], T]) -> tuple[T | None, TrainerError | None]:
 
 
 def _require_launcher(environ: Mapping[str, str]) -> None:
-    if int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
+    # A step of srun has its own number; SLURM_PROCID, which counts its tasks, is no RANK.
+    tasks = max(_number(environ, "SLURM_NTASKS"), _number(environ, "SLURM_STEP_NUM_TASKS"))
+    if tasks > 1 and "RANK" not in environ:
+        nodes = _number(environ, "SLURM_NNODES")
+        several = f" --nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint=HOST:29500" if nodes > 1 else ""
         raise _on_every_rank(
             EngineError(
-                f"Slurm started {environ['SLURM_NTASKS']} tasks that know nothing of each other",
+                f"Slurm started {tasks} tasks that know nothing of each other",
                 why="each would train a model of its own into the same folder: SLURM_NTASKS is set and RANK is not",
-                hint="srun --ntasks-per-node=1 torchrun --nproc-per-node=gpu ... -m trainer pretrain",
+                hint=f"srun --ntasks-per-node=1 torchrun --nproc-per-node=gpu{several} -m trainer pretrain ...; "
+                "for one process on purpose: env -u SLURM_NTASKS -u SLURM_STEP_NUM_TASKS python -m trainer ...",
             )
         )
+
+
+def _number(environ: Mapping[str, str], variable: str) -> int:
+    text = environ.get(variable, "")
+    return int(text) if text.isdecimal() else 1
 
 
 def _uses_cpu(train: TrainConfig, environ: Mapping[str, str]) -> bool:
