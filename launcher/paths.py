@@ -99,6 +99,21 @@ class LocalRun:
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 
+    def of_node(self, node: int) -> LocalRun:
+        """The same run as one of its nodes tells it: node 0's log is the run's."""
+        return NodeRun(self.root, node) if node else self
+
+
+@dataclass(frozen=True)
+class NodeRun(LocalRun):
+    """The log of another node than the first."""
+
+    node: int = 1
+
+    @property
+    def log(self) -> Path:
+        return self.root / f"train.node{self.node}.log"
+
 
 @dataclass(frozen=True)
 class RemoteRun:

@@ -15,6 +15,8 @@
 #
 # run.env is the only input: NAME='value' lines, for sh. GPTOPS_RUN_ID, GPTOPS_STARTER and GPTOPS_COMMAND (both shell
 # words) and GPTOPS_EXPECTED_PROCESSES are ours, GPTOPS_VENV too; everything else is the environment of the training.
+# With several machines also GPTOPS_NODES, GPTOPS_NODE_RANK, GPTOPS_RENDEZVOUS (HOST:PORT, on the first), GPTOPS_ADDRESS and
+# GPTOPS_INTERFACE (of this one): each machine has this script in a run's folder of its own, and knows nothing of the others.
 #
 # Why so: torchrun starts each worker in a session of its own, so a dead torchrun leaves its workers alive; it gives a
 # worker 30 s between SIGTERM and SIGKILL, too little to save a large model; and whatever a worker's exit code was, its own
@@ -148,6 +150,11 @@ load_environment() {
         VIRTUAL_ENV=$(venv_folder "$GPTOPS_ROOT" "$GPTOPS_VENV")
         PATH=$VIRTUAL_ENV/bin:$PATH
     fi
+    if [ -n "${GPTOPS_INTERFACE-}" ]; then
+        # Without it gloo looks up the machine's own name, falls back to loopback, and hangs.
+        GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$GPTOPS_INTERFACE}
+        NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-=$GPTOPS_INTERFACE} # `=`: this one, not all that begin like it
+    fi
     PYTHONUNBUFFERED=1
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(threads_each)}
     set +a
@@ -159,7 +166,7 @@ venv_folder() { case $2 in /*) printf '%s' "$2" ;; *) printf '%s' "$1/$2" ;; esa
 # torchrun would say 1, and PyTorch alone would take every core for every process.
 threads_each() {
     cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
-    each=$((cores / ${GPTOPS_EXPECTED_PROCESSES:-1}))
+    each=$((cores * ${GPTOPS_NODES:-1} / ${GPTOPS_EXPECTED_PROCESSES:-1}))
     [ "$each" -ge 1 ] || each=1
     echo "$each"
 }
@@ -237,7 +244,18 @@ exec_starter() {
     cd "$root" || exit 69
     load_environment
     eval "set -- ${GPTOPS_STARTER-}"
+    [ "${GPTOPS_NODES:-1}" -eq 1 ] || meet "$@"
     exec_in_own_session "$@" sh ./run.sh worker
+}
+
+# Become the starter of one of several machines. Who holds the meeting is said, and by which address each is known:
+# torchrun would look that up under the machine's own name, which nobody may know.
+meet() {
+    host=0
+    [ "$GPTOPS_NODE_RANK" -ne 0 ] || host=1
+    exec_in_own_session "$@" "--nnodes=$GPTOPS_NODES" "--node-rank=$GPTOPS_NODE_RANK" "--local-addr=$GPTOPS_ADDRESS" \
+        --rdzv-backend=c10d "--rdzv-endpoint=$GPTOPS_RENDEZVOUS" "--rdzv-id=$GPTOPS_RUN_ID.$(get attempt)" \
+        "--rdzv-conf=is_host=$host,join_timeout=300" sh ./run.sh worker
 }
 
 # A sign of life for as long as the supervisor has one, and now and then where in the log we are.
@@ -281,7 +299,9 @@ verdict() {
 }
 
 all_workers_succeeded() {
-    [ "$(cat "$status"/workers/*.exit 2>/dev/null | grep -cx 0)" -eq "$(setting GPTOPS_EXPECTED_PROCESSES)" ]
+    nodes=$(setting GPTOPS_NODES)
+    succeeded=$(cat "$status"/workers/*.exit 2>/dev/null | grep -cx 0)
+    [ $((succeeded * ${nodes:-1})) -eq "$(setting GPTOPS_EXPECTED_PROCESSES)" ]
 }
 
 # Where nothing was trained, what the starter said is the only explanation there is.
@@ -417,9 +437,12 @@ show_status() {
     echo "log_bytes=$(bytes_of "$log")"
     echo "step=$(newest_step)"
     echo "checkpoint=$(newest_checkpoint)"
+    scheduler_facts
     echo "now=$(now)"
     echo "end=yes"
 }
+
+scheduler_facts() { :; } # of a run whose machines a scheduler has
 
 # A supervisor that was killed could not tell how the run ended, but its workers did.
 settle() {
@@ -500,6 +523,9 @@ run_id=$(setting GPTOPS_RUN_ID)
 # The folder is part of it, as a number that holds no newline: two hosts on one machine may each have a run of this name.
 mark=/$run_id/$(printf '%s' "$root" | cksum | cut -d ' ' -f 1)/
 mkdir -p "$status" "$logs" || exit 69
+# Where Slurm has the machines, its part lies beside this and replaces how a run is started, seen and ended.
+# shellcheck disable=SC1091
+[ ! -f "$root/slurm.sh" ] || . "$root/slurm.sh"
 case $verb in
 start) start "$@" ;;
 supervise) supervise "$@" ;;

@@ -207,7 +207,7 @@ def merge_parts(parts: Sequence[Path], destination: Path) -> Path:
     BrokenCheckpoint, with nothing made, where a part is missing, damaged, or of another save.
     """
     found = [(part, verify_files(part)) for part in parts]
-    whole = _merged([manifest for _part, manifest in found])
+    whole = merged([manifest for _part, manifest in found])
     building = destination.with_name(destination.name + ".tmp")
     shutil.rmtree(building, ignore_errors=True)
     try:
@@ -220,7 +220,7 @@ def merge_parts(parts: Sequence[Path], destination: Path) -> Path:
         raise
 
 
-def _merged(parts: Sequence[Manifest]) -> Manifest:
+def merged(parts: Sequence[Manifest]) -> Manifest:
     """The manifest of the whole that `parts` make up. Raises BrokenCheckpoint."""
     kinds = {(manifest.step, manifest.parts, manifest.save) for manifest in parts}
     if len(kinds) != 1:

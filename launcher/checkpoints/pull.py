@@ -9,21 +9,24 @@ nothing here deletes a checkpoint, at home or on the host.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from launcher.checkpoints.home import commit
-from launcher.checkpoints.remote_checkpoints import RemoteCheckpoint
+from launcher.checkpoints.parts import one_listing
+from launcher.checkpoints.remote_checkpoints import Listing, RemoteCheckpoint, list_remote, remove_remote
 from launcher.clock import Clock
 from launcher.commands.checkpoints import verify_checkpoint
 from launcher.crash import crashpoint
-from launcher.errors import LocalFault, NotVerified
+from launcher.errors import GptopsError, LocalFault, NotVerified, Unreachable
 from launcher.paths import LocalRun
 from launcher.remote.rsync import PARTIAL
+from launcher.remote.several import Several, machines
+from launcher.remote.together import each
 from launcher.remote.transport import Transport
-from trainer.manifest import FILE_NAME, BrokenCheckpoint
+from trainer.manifest import FILE_NAME, BrokenCheckpoint, FileEntry
 
 Progress = Callable[[str, float], AbstractContextManager[Callable[[float], None]]]
 """`console.progress`: a bar for the time of a block."""
@@ -56,6 +59,30 @@ class Puller:
     lock: int
     """Descriptor of the run's lock; rsync inherits it, so that a killed gptops and its orphan are one holder."""
 
+    @property
+    def host_name(self) -> str:
+        """Of the host, or of all nodes."""
+        return ", ".join(machine.host.name for machine in machines(self.transport))
+
+    def list(self) -> Listing:
+        """The checkpoints there are now. Of several nodes, those that answer are enough."""
+        if not isinstance(self.transport, Several):
+            return list_remote(self.transport, self.folder)
+        nodes, names = self.transport.nodes, self.transport.names
+        answers = each(names, lambda node: list_remote(nodes[node], self.folder))
+        silent = [answer for answer in answers if isinstance(answer, GptopsError)]
+        for error in silent:
+            if not isinstance(error, Unreachable) or len(silent) == len(nodes):
+                raise error
+        return one_listing(names, [answer if isinstance(answer, Listing) else None for answer in answers])
+
+    def remove(self, checkpoint: RemoteCheckpoint) -> None:
+        """Make every machine forget it, or its part of it, if it is still exactly this one."""
+        if not checkpoint.pieces:
+            remove_remote(self.transport, self.folder, checkpoint)
+        for piece in checkpoint.pieces:
+            remove_remote(machines(self.transport)[piece.node], self.folder, piece.checkpoint)
+
     def pull(self, checkpoint: RemoteCheckpoint) -> Pulled:
         began = self.clock.monotonic()
         arriving = self.local.incoming / checkpoint.name
@@ -81,18 +108,27 @@ class Puller:
 
     def _transfer(self, checkpoint: RemoteCheckpoint, arriving: Path) -> None:
         with self.progress(checkpoint.name, checkpoint.total_bytes) as update:
+            before = 0
 
             def on_progress(done: int) -> None:
-                update(done)
+                update(before + done)
                 crashpoint("sync:transferring")
 
-            self.transport.pull(
-                list(checkpoint.manifest.files),
-                self.folder / checkpoint.name,
-                arriving,
-                on_progress=on_progress,
-                lock=self.lock,
-            )
+            for machine, files in self._sources(checkpoint):
+                machine.pull([*files], self.folder / checkpoint.name, arriving, on_progress=on_progress, lock=self.lock)
+                before += sum(entry.bytes for entry in files.values())
+
+    def _sources(self, checkpoint: RemoteCheckpoint) -> Iterator[tuple[Transport, Mapping[str, FileEntry]]]:
+        """Which machine gives which files; what several parts have comes from the first."""
+        if not checkpoint.pieces:
+            yield self.transport, checkpoint.manifest.files
+        seen: set[str] = set()
+        for piece in checkpoint.pieces:
+            files = piece.checkpoint.manifest.files
+            fresh = {name: files[name] for name in files if name not in seen}
+            if fresh:
+                yield machines(self.transport)[piece.node], fresh
+            seen |= set(files)
 
     def _require_room(self, checkpoint: RemoteCheckpoint, arriving: Path) -> None:
         # Finished files only: rsync goes on from a half one by writing all of it anew beside it.
@@ -117,8 +153,10 @@ class Puller:
     def _not_verified(self, checkpoint: RemoteCheckpoint, error: BrokenCheckpoint) -> NotVerified:
         """Where the damage is, as far as the host can tell."""
         where = self.folder / checkpoint.name
-        damaged_there = self.transport.run(verify_checkpoint(where), timeout_seconds=600).exit_code != 0
-        host = self.transport.host.name
+        damaged_there, host = False, self.host_name
+        for machine, _files in self._sources(checkpoint):
+            if machine.run(verify_checkpoint(where), timeout_seconds=600).exit_code != 0:
+                damaged_there, host = True, machine.host.name
         why = f"{error}: " + (f"the copy on {host} is damaged itself" if damaged_there else "it was damaged on the way")
         hint = (
             "nothing was deleted; resume from the checkpoint before it"

@@ -28,6 +28,8 @@ class RemoteCheckpoint:
     step: int
     manifest_text: str
     manifest: Manifest
+    pieces: tuple[Piece, ...] = ()
+    """Where it lies, on a run's several nodes; none for a run on one."""
 
     @property
     def name(self) -> str:
@@ -41,6 +43,14 @@ class RemoteCheckpoint:
     @property
     def total_bytes(self) -> int:
         return self.manifest.total_bytes
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one of several nodes has of a checkpoint: a part of it, or all."""
+
+    node: int
+    checkpoint: RemoteCheckpoint
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,15 @@ class Listing:
     whole: tuple[RemoteCheckpoint, ...] = ()
     """Oldest first."""
     broken: tuple[BrokenRemote, ...] = ()
+    parts: tuple[RemoteCheckpoint, ...] = ()
+    """What this host has of checkpoints that lie on several: whole only together."""
 
     def find(self, step: int) -> RemoteCheckpoint | None:
         return next((checkpoint for checkpoint in self.whole if checkpoint.step == step), None)
 
     def without(self, gone: RemoteCheckpoint) -> Listing:
         """The same, but for one checkpoint."""
-        return Listing(tuple(checkpoint for checkpoint in self.whole if checkpoint != gone), self.broken)
+        return Listing(tuple(checkpoint for checkpoint in self.whole if checkpoint != gone), self.broken, self.parts)
 
 
 def list_remote(transport: Transport, folder: PurePosixPath) -> Listing:
@@ -101,7 +113,9 @@ def _listing(rows: list[tuple[str, object, str]]) -> Listing:
             whole.append(_checkpoint(name, text))
         except BrokenCheckpoint as error:
             broken.append(BrokenRemote(_printable(name), _printable(str(error))))
-    return Listing(tuple(sorted(whole, key=lambda checkpoint: checkpoint.step)), tuple(broken))
+    whole.sort(key=lambda checkpoint: checkpoint.step)
+    parts = tuple(checkpoint for checkpoint in whole if not checkpoint.manifest.is_whole)
+    return Listing(tuple(checkpoint for checkpoint in whole if checkpoint.manifest.is_whole), tuple(broken), parts)
 
 
 def _checkpoint(name: str, text: str) -> RemoteCheckpoint:

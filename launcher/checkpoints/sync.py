@@ -18,7 +18,7 @@ from pathlib import Path
 from launcher.books.ledger import Ledger
 from launcher.checkpoints.home import AtHome, at_home, is_verified
 from launcher.checkpoints.pull import Pulled, Puller
-from launcher.checkpoints.remote_checkpoints import BrokenRemote, Listing, RemoteCheckpoint, list_remote, remove_remote
+from launcher.checkpoints.remote_checkpoints import BrokenRemote, Listing, RemoteCheckpoint
 from launcher.crash import crashpoint
 from launcher.errors import GptopsError, NotVerified
 from trainer.manifest import BrokenCheckpoint, read_manifest
@@ -85,7 +85,7 @@ def sync_once(
     Checkpoints whose manifest hash is in `known_bad` failed before and are not transferred again. `when_listed` is
     called before the first of them comes: for what must be at home no later than they are.
     """
-    done = SyncPass(list_remote(sync.puller.transport, sync.puller.folder))
+    done = SyncPass(sync.puller.list())
     when_listed()
     _sweep(sync, done.listing)
     # Newest first: should the host be lost meanwhile, the newest is the one to resume from.
@@ -116,7 +116,7 @@ def _pull(sync: Sync, checkpoint: RemoteCheckpoint, done: SyncPass) -> None:
     try:
         pulled = sync.puller.pull(checkpoint)
     except GptopsError:
-        now = list_remote(sync.puller.transport, sync.puller.folder).find(checkpoint.step)
+        now = sync.puller.list().find(checkpoint.step)
         if now is not None and now.manifest_sha256 == checkpoint.manifest_sha256:
             raise
         done.listing = done.listing.without(checkpoint)  # rotation took it away meanwhile: nothing is missing
@@ -154,7 +154,7 @@ def _prune(sync: Sync, done: SyncPass, has_ended: bool) -> None:
             if not is_verified(sync.puller.local, checkpoint):
                 raise _damaged_at_home(sync, checkpoint)
             crashpoint("sync:prune")
-            remove_remote(sync.puller.transport, sync.puller.folder, checkpoint)
+            sync.puller.remove(checkpoint)
         except NotVerified as error:
             done.problems.append(Problem(checkpoint, error))
             continue
@@ -180,7 +180,7 @@ def _sweep(sync: Sync, listing: Listing) -> None:
 
 def _conflict(sync: Sync, checkpoint: RemoteCheckpoint) -> NotVerified:
     folder = sync.puller.local.checkpoints / checkpoint.name
-    host = sync.puller.transport.host.name
+    host = sync.puller.host_name
     hint = f"keep yours under another name, then sync again: {_move(folder, '.mine')}"
     try:
         read_manifest(folder)
@@ -199,7 +199,7 @@ def _damaged_at_home(sync: Sync, checkpoint: RemoteCheckpoint) -> NotVerified:
     folder = sync.puller.local.checkpoints / checkpoint.name
     return NotVerified(
         f"`{checkpoint.name}` at home is damaged",
-        why=f"its files are not those of its manifest; the copy on {sync.puller.transport.host.name} was kept",
+        why=f"its files are not those of its manifest; the copy on {sync.puller.host_name} was kept",
         hint=f"put it aside and sync again: {_move(folder, '.damaged')}",
     )
 

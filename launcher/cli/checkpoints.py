@@ -52,8 +52,9 @@ def sync(
     from launcher.checkpoints.sync import Policy
     from launcher.clock import SystemClock
     from launcher.paths import state_paths
+    from launcher.running.connection import connection_to
     from launcher.running.select import pick_run
-    from launcher.running.watch import Talk, connection_to, look_once, watch_until_home, watching
+    from launcher.running.watch import Talk, look_once, watch_until_home, watching
 
     state, clock, pulled = state_paths(), SystemClock(), list["Pulled"]()
 

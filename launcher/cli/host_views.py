@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import console
 
 if TYPE_CHECKING:
-    from launcher.books.ledger import InstanceRow, Ledger
+    from launcher.books.ledger import InstanceRow, Ledger, RunRow
     from launcher.books.spending import Spent
     from launcher.errors import GptopsError
     from launcher.hosts.down import Ended
@@ -61,7 +61,13 @@ def ends_itself(row: InstanceRow, now: float) -> str:
 
 def run_words(ledger: Ledger, row: InstanceRow) -> list[str]:
     """The runs on a machine, with their states."""
-    return [f"{run.run_id} ({run.state.value})" for run in ledger.runs(instance_label=row.label)]
+    return [f"{run.run_id} ({_state(ledger, run, row)})" for run in ledger.runs(instance_label=row.label)]
+
+
+def _state(ledger: Ledger, run: RunRow, row: InstanceRow) -> str:
+    nodes = ledger.nodes(run.run_id)
+    here = next((node.node for node in nodes if node.instance_label == row.label), None)
+    return run.state.value if here is None else f"{run.state.value}, node {here} of {len(nodes)}"
 
 
 def duration(seconds: float) -> str:

@@ -17,11 +17,15 @@ from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode, NotFound, Unreachable
 
 if TYPE_CHECKING:
-    from launcher.books.ledger import RunRow
+    from collections.abc import Sequence
+
+    from launcher.books.ledger import InstanceRow, RunRow
+    from launcher.remote.transport import Transport
     from launcher.running.attach import Attached
     from launcher.running.launch_plan import LaunchPlan
     from launcher.running.log_stream import LogCopy, Sink
     from launcher.running.status import RunStatus
+    from launcher.running.watch import Talk
 
 app = typer.Typer()
 
@@ -38,6 +42,7 @@ LivingRun = Annotated[str | None, typer.Argument(help=_RUN, autocompletion=compl
         "gptops train demo train.max_steps=200 optim.lr=3e-4",
         "gptops train pretrain --host vast-1a2b --detach",
         "gptops train demo --dry-run",
+        "gptops train pretrain --nodes 2 --resume pretrain-1017-1612-3f2a",
     )
 )
 def train(
@@ -47,11 +52,21 @@ def train(
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option(help="Which open host; left out where only one is open.", autocompletion=completion.hosts),
+        typer.Option(
+            help="Which open host, or group of hosts; left out where only one is open.",
+            autocompletion=completion.hosts,
+        ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start the run and return; print its id.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and touch nothing.")] = False,
     skip_setup: Annotated[bool, typer.Option("--skip-setup", help="Use the host's environment as it is.")] = False,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines of an open group that train together. Else: as the job says.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on from the newest checkpoint of this run.", autocompletion=completion.runs),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Train a job on an open host: upload, set up, start, and stream the log.
@@ -60,26 +75,47 @@ def train(
     training succeeded, 9 when it failed, 75 when it was stopped.
     """
     from launcher.books.ledger import Ledger
+    from launcher.checkpoints.restore import adopt
     from launcher.clock import SystemClock
+    from launcher.nodes.choosing import choose_nodes, open_group
+    from launcher.nodes.launching import NodesMeans, launch_on_nodes
     from launcher.paths import state_paths
     from launcher.remote.reach import transport_to
+    from launcher.remote.several import Several
     from launcher.running.attach import Attached
+    from launcher.running.going_on import resume_point
     from launcher.running.launch import Means, launch
     from launcher.running.launch_plan import new_run_id, plan_json, plan_text
     from launcher.running.launch_request import LaunchRequest, plan_of
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
-        request = LaunchRequest(job, overrides or [], host, skip_setup, only_look=dry_run)
+        newest = None if resume is None or dry_run else resume_point(ledger, resume, state, clock, _talk())
+        request = LaunchRequest(
+            job, overrides or [], host, skip_setup, only_look=dry_run, nodes=nodes, resume_from=newest
+        )
         run_id = new_run_id(job, clock.now(), os.urandom(2).hex())
-        plan, on = plan_of(request, start=Path.cwd(), environment=os.environ, ledger=ledger, run_id=run_id)
+
+        def choose(name: str | None, count: int) -> Sequence[InstanceRow]:
+            return open_group(ledger, name)[:count] if dry_run else choose_nodes(ledger, name, count, job, state, clock)
+
+        plan, hosts = plan_of(
+            request, start=Path.cwd(), environment=os.environ, ledger=ledger, run_id=run_id, choose=choose
+        )
         if dry_run:
             console.emit_json(plan_json(plan)) if as_json else console.emit(plan_text(plan))
             return 0
-        assert on is not None
         _tell_upload(plan)
-        with closing(transport_to(on, state, clock)) as transport:
-            row = launch(plan, on, Means(transport, ledger, state, clock, console.say, console.progress))
+        transport: Transport
+        with closing(Several([transport_to(each, state, clock) for each in hosts])) as several:
+            if len(hosts) == 1:
+                [on], [transport] = hosts, several.nodes
+                row = launch(plan, on, Means(transport, ledger, state, clock, console.say, console.progress))
+            else:
+                means = NodesMeans(several, ledger, state, clock, console.say)
+                row, transport = launch_on_nodes(plan, hosts, means)
+            if newest is not None:
+                adopt(newest, plan.local)
             _tell_started(row, detach=detach, as_json=as_json)
             if detach:
                 return 0
@@ -87,7 +123,13 @@ def train(
 
 
 @app.command(
-    epilog=examples("gptops logs", "gptops logs -f", "gptops logs demo-1017 --since 10m", "gptops logs --since 4096")
+    epilog=examples(
+        "gptops logs",
+        "gptops logs -f",
+        "gptops logs demo-1017 --since 10m",
+        "gptops logs --since 4096",
+        "gptops logs --node 1",
+    )
 )
 def logs(
     run: RunArgument = None,
@@ -95,6 +137,7 @@ def logs(
     since: Annotated[
         str | None, typer.Option(help="Begin that long ago (90s, 10m, 2h, 1d), or at that byte of the log (4096).")
     ] = None,
+    node: Annotated[int, typer.Option(min=0, help="Of a run on several nodes: whose log.")] = 0,
     as_json: Json = False,
 ) -> int:
     """Print the log of a run, and keep a copy at home.
@@ -113,10 +156,10 @@ def logs(
     state, clock, beginning = state_paths(), SystemClock(), parse_since(since)
     with Ledger(state.ledger, clock) as ledger:
         row = pick_run(ledger, run)
-        copy, status, start = LogCopy(LocalRun(Path(row.local_root)).log), None, beginning.offset
+        copy, status, start = LogCopy(LocalRun(Path(row.local_root)).of_node(node).log), None, beginning.offset
         with ExitStack() as stack:
             try:
-                there = stack.enter_context(attached(row, ledger, state, clock, console.say))
+                there = stack.enter_context(attached(row, ledger, state, clock, console.say, node=node))
                 start = there.offset(beginning)
                 status = None if follow else there.look()
             except (NotFound, Unreachable) as error:
@@ -160,6 +203,12 @@ def stop(
 
 
 # What they say
+
+
+def _talk() -> Talk:
+    from launcher.running.watch import Talk
+
+    return Talk(console.progress, lambda pulled: console.say(f"synced `{pulled.name}`"), console.say)
 
 
 def _tell_upload(plan: LaunchPlan) -> None:

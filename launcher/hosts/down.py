@@ -17,7 +17,8 @@ from launcher.providers.base import Provider, Status
 from launcher.providers.by_name import open_provider
 from launcher.remote.ssh import SshTransport, host_of
 from launcher.remote.transport import Transport
-from launcher.running.watch import Talk, connection_to, look_once, watching
+from launcher.running.connection import connection_to
+from launcher.running.watch import Talk, look_once, watching
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,61 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
+from launcher.errors import Unreachable
 from launcher.remote.host import Host
 from launcher.remote.rsync import OnProgress, RsyncOutcome
 from launcher.remote.transport import Command, Result, Stream, Transport
+
+
+class Gone:
+    """Stands for a machine of a run that was closed meanwhile: it never answers."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    @property
+    def host(self) -> Host:
+        """The machine that was."""
+        return self._host
+
+    @property
+    def rsh(self) -> str:
+        """Nothing leads there."""
+        raise self._gone()
+
+    def run(self, command: Command, *, timeout_seconds: float = 60.0) -> Result:
+        """Raises Unreachable, as all of these do."""
+        raise self._gone()
+
+    def ssh_argv(self, command: Command | None = None, *, tty: bool = False) -> list[str]:
+        raise self._gone()
+
+    def push(
+        self, files: Sequence[str], source: Path, target: PurePosixPath, *, on_progress: OnProgress | None = None
+    ) -> RsyncOutcome:
+        raise self._gone()
+
+    def pull(
+        self,
+        files: Sequence[str],
+        source: PurePosixPath,
+        target: Path,
+        *,
+        on_progress: OnProgress | None = None,
+        lock: int | None = None,
+        temporary: Path | None = None,
+    ) -> RsyncOutcome:
+        raise self._gone()
+
+    def stream(self, command: Command) -> AbstractContextManager[Stream]:
+        raise self._gone()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _gone(self) -> Unreachable:
+        name = self._host.name
+        return Unreachable(f"`{name}` is gone", why="`gptops down` ended it, or its provider did", hint="gptops ps")
 
 
 class Several:
@@ -67,3 +119,8 @@ class Several:
         """All of them."""
         for node in self.nodes:
             node.close()
+
+
+def machines(transport: Transport) -> tuple[Transport, ...]:
+    """Each machine behind a transport, which is most often one."""
+    return transport.nodes if isinstance(transport, Several) else (transport,)

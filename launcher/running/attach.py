@@ -17,14 +17,15 @@ from launcher.clock import Clock
 from launcher.commands import runs as commands
 from launcher.errors import NotFound, ProviderError, Unreachable
 from launcher.paths import LocalRun, RemoteRun, StatePaths
+from launcher.remote.several import machines
 from launcher.remote.transport import Transport
+from launcher.running.connection import connection_to
 from launcher.running.launch import mark
 from launcher.running.log_stream import LogCopy, Sink
 from launcher.running.logs import Follower, Notice, pull_log
 from launcher.running.outcome import LINES_SHOWN, never_started, require_no_failure
 from launcher.running.status import Phase, RunStatus, read_status
 from launcher.running.stop import stop_run
-from launcher.running.watch import connection_to
 from launcher.since import Since
 
 
@@ -38,6 +39,8 @@ class Attached:
     state: StatePaths
     clock: Clock
     notice: Notice
+    node: int = 0
+    """Of several: whose log; then the transport is to that node alone."""
 
     @property
     def remote(self) -> RemoteRun:
@@ -45,7 +48,7 @@ class Attached:
 
     @property
     def local(self) -> LocalRun:
-        return LocalRun(Path(self.row.local_root))
+        return LocalRun(Path(self.row.local_root)).of_node(self.node)
 
     @property
     def copy(self) -> LogCopy:
@@ -95,7 +98,7 @@ class Attached:
 
     def record(self, status: RunStatus) -> None:
         """Bring the ledger up to what the host says; a run that is not there says nothing."""
-        if status.phase is not Phase.ABSENT:
+        if status.phase is not Phase.ABSENT and not self.node:
             mark(self.ledger, self.row, status)
 
     def _is_open(self) -> bool:
@@ -109,10 +112,16 @@ class Attached:
 
 
 @contextmanager
-def attached(row: RunRow, ledger: Ledger, state: StatePaths, clock: Clock, notice: Notice) -> Iterator[Attached]:
-    """For the time of the block. Raises NotFound where the run's host is gone."""
+def attached(
+    row: RunRow, ledger: Ledger, state: StatePaths, clock: Clock, notice: Notice, *, node: int = 0
+) -> Iterator[Attached]:
+    """For the time of the block; `node`: to one of several alone. Raises NotFound where the run's host is gone."""
     transport = connection_to(row, ledger, state, clock)
     try:
-        yield Attached(row, transport, ledger, state, clock, notice)
+        there = machines(transport)
+        if node >= len(there):
+            has = f"`{row.run_id}` runs on {len(there)}: " + ", ".join(each.host.name for each in there)
+            raise NotFound(f"there is no node {node}", why=has, hint=f"gptops logs {row.run_id}")
+        yield Attached(row, there[node] if node else transport, ledger, state, clock, notice, node)
     finally:
         transport.close()

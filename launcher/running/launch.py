@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,10 @@ from launcher.hosts.setup import run_setup
 from launcher.lock import hold
 from launcher.paths import RemoteRun, StatePaths
 from launcher.remote.backoff import Backoff
+from launcher.remote.several import machines
 from launcher.remote.transport import Command, Transport
 from launcher.running.beginning import FOLDER
+from launcher.running.connection import connection_to
 from launcher.running.launch_plan import LaunchPlan
 from launcher.running.status import Phase, RunStatus, read_status, status_of
 from launcher.running.upload import upload
@@ -85,25 +88,25 @@ def _say_what_is_there(plan: LaunchPlan, means: Means) -> None:
 def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
     """Record the intent, make the run beside its place, let it be found and start it, record the result."""
     with hold(means.state.start_lock(host.name), f"starts {plan.run_id} on {host.name}", means.clock):
-        _require_open(host, means.ledger)
+        require_open(host, means.ledger)
         clear_up(host, means)
         row = _intended(plan, host, means)
         crashpoint("train:intended")
         try:
-            _prepare(plan, means)
-            _restore(plan, host, means)
-            _limit(plan, host, means)
+            prepare(plan, means)
+            give_beginning(plan, host, means)
+            limit(plan, host, means)
         except (HostUnfit, NotVerified):
             resolve(row, RunStatus(Phase.ABSENT), means.transport, means.ledger)
             raise
         crashpoint("train:prepared")
-        status = _start(plan.remote, means)
+        status = start_there(plan.remote, means)
         crashpoint("train:started")
         audit(means.state.audit_log, means.clock, "started", run=plan.run_id, host=host.name)
         return mark(means.ledger, row, status)
 
 
-def _require_open(host: InstanceRow, ledger: Ledger) -> None:
+def require_open(host: InstanceRow, ledger: Ledger) -> None:
     """`gptops down` holds the same lock: whoever comes after it must not begin on what is gone."""
     if ledger.instance(host.label).state is not InstanceState.OPEN:
         raise NotFound(f"`{host.name}` was closed meanwhile", why="`gptops down` ended it", hint="gptops ps")
@@ -117,7 +120,7 @@ def clear_up(host: InstanceRow, means: Means) -> None:
     for row in means.ledger.runs(instance_label=host.label):
         if row.state is RunState.ENDED:
             continue
-        status = read_status(means.transport, RemoteRun(row.run_id))
+        status = _status(row, means)
         if status.alive:
             means.say(f"note: `{row.run_id}` is running on `{host.name}` too; both share the machine")
         if row.state is RunState.PREPARING:
@@ -126,10 +129,23 @@ def clear_up(host: InstanceRow, means: Means) -> None:
             mark(means.ledger, row, status)
 
 
+def _status(row: RunRow, means: Means) -> RunStatus:
+    """Of a run on several nodes, what all of them say."""
+    if not means.ledger.nodes(row.run_id):
+        return read_status(means.transport, RemoteRun(row.run_id))
+    with closing(connection_to(row, means.ledger, means.state, means.clock)) as several:
+        return read_status(several, RemoteRun(row.run_id))
+
+
 def resolve(row: RunRow, status: RunStatus, transport: Transport, ledger: Ledger) -> RunRow:
     """Record what the host says of a run that was being prepared. One that never started is forgotten on both sides."""
     if status.phase is Phase.ABSENT:
-        transport.run(commands.discard_prepared(RemoteRun(row.run_id)))
+        for machine in machines(transport):
+            try:
+                machine.run(commands.discard_prepared(RemoteRun(row.run_id)))
+            except Unreachable:
+                if machine is transport:
+                    raise
         _forget_at_home(row)
     return mark(ledger, row, status)
 
@@ -142,26 +158,31 @@ def mark(ledger: Ledger, row: RunRow, status: RunStatus) -> RunRow:
 
 
 def _intended(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
-    row = RunRow(
+    row = run_row(plan, host, means.clock)
+    means.ledger.add_run(row)
+    audit(means.state.audit_log, means.clock, "start", run=plan.run_id, host=host.name)
+    make_home(plan)
+    return row
+
+
+def run_row(plan: LaunchPlan, host: InstanceRow, clock: Clock) -> RunRow:
+    """The line of the ledger for a run that is about to be made."""
+    return RunRow(
         run_id=plan.run_id,
         job=plan.job_name,
         host_name=host.name,
         instance_label=host.label,
         project_root=str(plan.project.root),
         local_root=str(plan.local.root),
-        created_at=means.clock.now(),
+        created_at=clock.now(),
         state=RunState.PREPARING,
         exit_code=None,
         delete_remote=plan.job.sync.delete_remote,
         keep_remote=plan.job.sync.keep_remote,
     )
-    means.ledger.add_run(row)
-    audit(means.state.audit_log, means.clock, "start", run=plan.run_id, host=host.name)
-    _make_home(plan)
-    return row
 
 
-def _make_home(plan: LaunchPlan) -> None:
+def make_home(plan: LaunchPlan) -> None:
     """`runs/<run_id>/` with the configuration; git is told to leave `runs/` alone, by a file in it."""
     root = plan.local.root
     try:
@@ -186,7 +207,7 @@ def _forget_at_home(row: RunRow) -> None:
         root.rmdir()
 
 
-def _prepare(plan: LaunchPlan, means: Means) -> None:
+def prepare(plan: LaunchPlan, means: Means) -> None:
     command = commands.prepare_run(plan.remote, plan.upload_target, plan.files())
     result = means.transport.run(command, timeout_seconds=_PREPARE_SECONDS)
     if result.exit_code != 0:
@@ -198,7 +219,7 @@ def _prepare(plan: LaunchPlan, means: Means) -> None:
         )
 
 
-def _restore(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
+def give_beginning(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
     """Give the run what it begins with and what it goes on from, while nobody can find it yet."""
     if plan.begin_from is not None:
         folder = plan.remote.preparing / FOLDER
@@ -210,7 +231,7 @@ def _restore(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
         means.ledger.record_transfer(host.label, "up", done.bytes)
 
 
-def _limit(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
+def limit(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
     """The job's limits, kept by the host itself: this computer may be asleep when they are reached."""
     budget = plan.job.budget
     hours = hours_left(Limits(budget.max_usd, budget.max_hours), 0.0, 0.0, host.price_per_hour)
@@ -219,7 +240,7 @@ def _limit(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
         means.say(f"`{host.name}` stops the run itself after {hours:.1f} h, with time to save")
 
 
-def _start(run: RemoteRun, means: Means) -> RunStatus:
+def start_there(run: RemoteRun, means: Means) -> RunStatus:
     """Start the run. An answer that got lost is asked for again: to start twice what is started does nothing."""
     backoff = Backoff(first_seconds=1.0)
     for tries_left in reversed(range(_START_TRIES)):

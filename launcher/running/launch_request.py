@@ -6,7 +6,7 @@ that can be wrong without a host is found before a host is looked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from launcher.spec.jobs import JobSpec, require_supported
 from launcher.spec.jobs_file import load_jobs, resolve_train, shown
 from launcher.spec.secrets import secret_values
 
+ChooseNodes = Callable[[str | None, int], Sequence[InstanceRow]]
+"""Machines of a group that answer: its name, and how many."""
+
 
 @dataclass(frozen=True)
 class LaunchRequest:
@@ -32,20 +35,30 @@ class LaunchRequest:
     skip_setup: bool = False
     only_look: bool = False
     """--dry-run: a plan without a host is good enough."""
+    nodes: int | None = None
+    """Another number of machines than the job's."""
+    resume_from: Path | None = None
+    """A checkpoint at home to go on from."""
 
 
 def plan_of(
-    request: LaunchRequest, *, start: Path, environment: Mapping[str, str], ledger: Ledger, run_id: str
-) -> tuple[LaunchPlan, InstanceRow | None]:
-    """The plan, and the host it is for; None where none is open and none is needed."""
+    request: LaunchRequest,
+    *,
+    start: Path,
+    environment: Mapping[str, str],
+    ledger: Ledger,
+    run_id: str,
+    choose: ChooseNodes | None = None,
+) -> tuple[LaunchPlan, Sequence[InstanceRow]]:
+    """The plan, and the host it is for, or the nodes; none where none is open and none is needed."""
     project = find_project(start)
     jobs = load_jobs(project.jobs_file or Path(JOBS_FILE))
-    job = jobs.job(request.job)
+    job = _with_nodes(jobs.job(request.job), request.nodes)
     require_supported(job, request.job, shown(jobs.path))
     config = resolve_train(job, request.job, jobs, request.overrides)
     begins_from = None if request.only_look else beginning_of(config, project, ledger)
     secrets = secret_values(job.secrets, environment, job_name=request.job)
-    host = _host(request, job, ledger)
+    hosts = _hosts(request, job, ledger, choose)
     plan = plan_run(
         project,
         request.job,
@@ -53,11 +66,29 @@ def plan_of(
         begun_from(config, begins_from) if begins_from else config,
         snapshot(project.root),
         run_id=run_id,
-        host=(host.name, host.gpus) if host else None,
+        host=(", ".join(host.name for host in hosts), min(host.gpus for host in hosts)) if hosts else None,
         secrets=secrets,
         skip_setup=request.skip_setup,
     )
-    return replace(plan, begin_from=begins_from), host
+    if request.resume_from is not None:
+        plan = replace(plan, config=plan.config.model_copy(update={"resume": "must"}))
+    return replace(plan, begin_from=begins_from, resume_from=request.resume_from), hosts
+
+
+def _with_nodes(job: JobSpec, nodes: int | None) -> JobSpec:
+    if nodes is None:
+        return job
+    host = job.host if nodes > 1 else None
+    return job.model_copy(update={"resources": job.resources.model_copy(update={"nodes": nodes}), "host": host})
+
+
+def _hosts(request: LaunchRequest, job: JobSpec, ledger: Ledger, choose: ChooseNodes | None) -> Sequence[InstanceRow]:
+    if choose is not None and (job.resources.nodes > 1 or request.nodes is not None):
+        if request.only_look and not ledger.instances():
+            return ()
+        return choose(request.host or job.host, job.resources.nodes)
+    host = _host(request, job, ledger)
+    return (host,) if host else ()
 
 
 def _host(request: LaunchRequest, job: JobSpec, ledger: Ledger) -> InstanceRow | None:

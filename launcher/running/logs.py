@@ -13,6 +13,7 @@ from launcher.clock import Clock
 from launcher.errors import Unreachable
 from launcher.paths import LocalRun, RemoteRun
 from launcher.remote.backoff import Backoff
+from launcher.remote.several import Several
 from launcher.remote.transport import Transport
 from launcher.running.log_stream import LogCopy, Sink, StreamEnd, stream_log
 from launcher.running.status import Phase, RunStatus, read_status
@@ -69,6 +70,8 @@ class Follower:
             except Unreachable as error:
                 if not self.is_open():
                     return None
+                if (ended := self._told_by_others()) is not None:
+                    return ended
                 self._wait_for(error)
                 continue
             self._tell_back()
@@ -81,6 +84,16 @@ class Follower:
             if end is StreamEnd.CUT:
                 self.notice(f"the connection to `{self.transport.host.name}` was cut; going on at byte {self.shown:,}")
             self.clock.sleep(self._backoff.after_failure())
+
+    def _told_by_others(self) -> RunStatus | None:
+        """How a run on several nodes has ended, when the one whose log is followed does not answer."""
+        if not isinstance(self.transport, Several):
+            return None
+        try:
+            status = read_status(self.transport, self.run)
+        except Unreachable:
+            return None
+        return status if status.is_over else None
 
     def show_copy(self) -> None:
         """Show what is at home and was not shown yet."""

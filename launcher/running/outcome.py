@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from launcher.books.ledger import RunRow
 from launcher.errors import ExitCode, NotFound, RunFailed
-from launcher.running.status import STOPPED, Phase, RunStatus
+from launcher.running.status import STOPPED, NodesStatus, Phase, RunStatus
 from trainer.errors import ExitCode as TrainerExitCode
 from trainer.manifest import step_name
 
@@ -20,6 +20,7 @@ _MEANINGS = {
     TrainerExitCode.DATA: "its data could not be used",
     TrainerExitCode.CHECKPOINT: "no checkpoint could be used or written",
     TrainerExitCode.ENGINE: "the machine cannot run it like this",
+    TrainerExitCode.PEER_LOST: "another node or process of it is gone",
     127: "its program was not found",
     128 + 6: "it aborted",
     128 + 9: "it was killed; for want of memory, most often",
@@ -46,11 +47,25 @@ def require_no_failure(row: RunRow, status: RunStatus, last_lines: bytes) -> Non
             why=_then("the machine was restarted, or everything on it was killed", said),
             hint=f"gptops sync {row.run_id}   # brings home what it has saved",
         )
+    if status.exit_code == TrainerExitCode.PEER_LOST and isinstance(status, NodesStatus):
+        raise _node_lost(row, status, said)
     meaning = _MEANINGS.get(status.exit_code or 0)
     raise RunFailed(
         f"`{row.run_id}` ended with exit code {status.exit_code}" + (f": {meaning}" if meaning else ""),
         why=_then("its last words", said) if said else "it said nothing",
         hint=f"gptops logs {row.run_id}   # `{row.host_name}` is still open: gptops down {row.host_name}",
+    )
+
+
+def _node_lost(row: RunRow, status: NodesStatus, said: str) -> RunFailed:
+    """The error names the command that goes on without the nodes that are gone."""
+    lost, left = status.lost_nodes, len(status.nodes) - len(status.lost_nodes)
+    who = f"lost {', '.join(f'`{name}`' for name in lost)}" if lost else "its nodes lost each other"
+    again = f"gptops train {row.job} --nodes {left} --resume {row.run_id}"
+    return RunFailed(
+        f"`{row.run_id}` {who}, and the other nodes ended with exit code {status.exit_code}",
+        why=_then("their last words", said) if said else "they said nothing",
+        hint=f"{again}   # on {'the rest' if lost else 'all of them'}, from its newest whole checkpoint",
     )
 
 

@@ -39,11 +39,12 @@ def start_of(job: JobSpec, *, host_gpus: int) -> Start:
             hint=f"gptops up --gpus {job.resources.gpus}",
         )
     processes = job.processes or (host_gpus if on_gpus else 1)
-    environment = {"GPTOPS_EXPECTED_PROCESSES": str(processes)}
+    environment = {"GPTOPS_EXPECTED_PROCESSES": str(processes * job.resources.nodes)}
     if not on_gpus:
         # Without it, Accelerate takes N processes of torchrun on a machine without a GPU for N separate trainings.
         environment["ACCELERATE_USE_CPU"] = "true"
-    starter = _accelerate(processes, on_gpus) if job.launcher == "accelerate" else _torchrun(processes)
+    alone = job.resources.nodes == 1
+    starter = _accelerate(processes, on_gpus) if job.launcher == "accelerate" else _torchrun(processes, alone=alone)
     return Start(processes, starter, training(job.stage), environment)
 
 
@@ -52,8 +53,9 @@ def training(stage: str) -> tuple[str, ...]:
     return ("python", "-m", "trainer", stage, "--config", CONFIG)
 
 
-def _torchrun(processes: int) -> tuple[str, ...]:
-    flags = ("--standalone", f"--nproc_per_node={processes}", "--no-python")
+def _torchrun(processes: int, *, alone: bool) -> tuple[str, ...]:
+    """With several nodes run.sh adds where they meet, which is known when they have met."""
+    flags = (*(("--standalone",) if alone else ()), f"--nproc_per_node={processes}", "--no-python")
     return ("python", "-m", "torch.distributed.run", *flags)
 
 

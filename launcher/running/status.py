@@ -8,13 +8,16 @@ RunStatus; only a host that does not answer is an error.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 from launcher.commands import runs as commands
-from launcher.errors import HostUnfit
+from launcher.errors import GptopsError, HostUnfit, Unreachable
 from launcher.paths import RemoteRun
+from launcher.remote.several import Several
+from launcher.remote.together import each
 from launcher.remote.transport import Result, Transport
+from trainer.errors import ExitCode as TrainerExitCode
 
 STOPPED = 75
 """The trainer's exit code after SIGTERM and a saved checkpoint (trainer.errors.ExitCode.STOPPED)."""
@@ -75,10 +78,72 @@ class RunStatus:
         return self.exit_code == STOPPED or (self.stop_requested and self.exit_code in _ENDED_BY_SIGNAL)
 
 
+@dataclass(frozen=True)
+class NodesStatus(RunStatus):
+    """One moment of a run on several nodes, as of one run."""
+
+    nodes: tuple[tuple[str, str], ...] = ()
+    """Each node's name and phase; `silent` where it does not answer."""
+
+    @property
+    def lost_nodes(self) -> tuple[str, ...]:
+        """Those that do not answer, or of whose part nothing lives and nothing says how it ended."""
+        return tuple(name for name, phase in self.nodes if phase in ("silent", Phase.LOST.value))
+
+
 def read_status(transport: Transport, run: RemoteRun) -> RunStatus:
-    """What the host says now. Raises Unreachable or HostRefused where it says nothing."""
+    """What the host says now; of several nodes, what those say that answer. Raises Unreachable or HostRefused where
+    nobody says anything."""
+    if isinstance(transport, Several):
+        nodes = transport.nodes
+        return status_of_nodes(transport.names, each(transport.names, lambda node: read_status(nodes[node], run)))
     result = transport.run(commands.read_status(run), timeout_seconds=_TIMEOUT_SECONDS)
     return status_of(result, transport.host.name)
+
+
+def status_of_nodes(names: Sequence[str], answers: Sequence[RunStatus | GptopsError]) -> NodesStatus:
+    """What the nodes say, as of one run. Raises an error that is no silence, or where all are silent."""
+    errors = [answer for answer in answers if isinstance(answer, GptopsError)]
+    said = [answer for answer in answers if isinstance(answer, RunStatus)]
+    for error in errors:
+        if not isinstance(error, Unreachable) or not said:
+            raise error
+    phases = tuple(
+        (name, answer.phase.value if isinstance(answer, RunStatus) else "silent")
+        for name, answer in zip(names, answers, strict=True)
+    )
+    first = next((status for status in said if status.phase is not Phase.ABSENT), said[0])
+    known = {part.name: getattr(first, part.name) for part in fields(RunStatus)}
+    return replace(
+        NodesStatus(**known),
+        phase=_phase_of_all(said),
+        alive=any(status.alive for status in said),
+        exit_code=_exit_code_of_all(said),
+        stop_requested=any(status.stop_requested for status in said),
+        processes=sum(status.processes for status in said),
+        ended_at=max((status.ended_at for status in said if status.ended_at is not None), default=None),
+        nodes=phases,
+    )
+
+
+def _phase_of_all(said: Sequence[RunStatus]) -> Phase:
+    """It lives while a part of it lives. What ended with a word has ended, though another part was lost."""
+    phases = {status.phase for status in said}
+    for phase in (Phase.RUNNING, Phase.STARTING, Phase.ENDED, Phase.LOST):
+        if phase in phases:
+            return phase
+    return Phase.ABSENT
+
+
+def _exit_code_of_all(said: Sequence[RunStatus]) -> int | None:
+    """The first failure that is a node's own; else that a peer was lost; else that it was stopped; else success."""
+    ended = sorted((s for s in said if s.exit_code is not None), key=lambda status: status.ended_at or 0)
+    codes = [status.exit_code for status in ended]
+    own = [code for code in codes if code not in (0, STOPPED, TrainerExitCode.PEER_LOST)]
+    for code in (*own, TrainerExitCode.PEER_LOST, STOPPED, 0):
+        if code is not None and code in codes:
+            return int(code)
+    return None
 
 
 def status_of(result: Result, host_name: str) -> RunStatus:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from launcher.commands import runs as commands
-from launcher.errors import RunFailed
+from launcher.errors import RunFailed, Unreachable
 from launcher.paths import RemoteRun
+from launcher.remote.several import Several
+from launcher.remote.together import each
 from launcher.remote.transport import Transport
-from launcher.running.status import RunStatus, status_of
+from launcher.running.status import RunStatus, status_of, status_of_nodes
 
 GRACE_SECONDS = 300
 """A step may take a minute, a large checkpoint another two. Ends as soon as the run does."""
@@ -20,6 +22,8 @@ def stop_run(transport: Transport, run: RemoteRun, *, grace_seconds: int = GRACE
 
     Raises RunFailed where a process of the run could not be killed.
     """
+    if isinstance(transport, Several):
+        return _stop_nodes(transport, run, grace_seconds)
     command = commands.stop_run(run, grace_seconds)
     result = transport.run(command, timeout_seconds=grace_seconds + _KILL_SECONDS)
     status = status_of(result, transport.host.name)
@@ -28,5 +32,20 @@ def stop_run(transport: Transport, run: RemoteRun, *, grace_seconds: int = GRACE
             f"`{run.run_id}` could not be stopped: {status.processes} processes are still there",
             why="SIGKILL did not end them; a process that waits for a dead disk or GPU cannot be ended",
             hint=f"gptops down {transport.host.name}   # ends the host and everything on it",
+        )
+    return status
+
+
+def _stop_nodes(several: Several, run: RemoteRun, grace_seconds: int) -> RunStatus:
+    """All at once: they agree on the step after which they save. Raises what is wrong with one of them, after all."""
+    nodes = several.nodes
+    answers = each(several.names, lambda node: stop_run(nodes[node], run, grace_seconds=grace_seconds))
+    silent = [name for name, answer in zip(several.names, answers, strict=True) if isinstance(answer, Unreachable)]
+    status = status_of_nodes(several.names, answers)
+    if silent and not status.is_over:
+        raise Unreachable(
+            f"`{run.run_id}` was stopped, but not on {', '.join(silent)}",
+            why="no answer; what trains there ends by itself without the others",
+            hint=f"gptops stop {run.run_id}",
         )
     return status

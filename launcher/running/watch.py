@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.books.budget import Limits, reached
-from launcher.books.ledger import InstanceState, Ledger, RunRow, RunState
+from launcher.books.ledger import Ledger, RunRow, RunState
 from launcher.books.spending import Spent, spent_by_run
 from launcher.checkpoints.pull import Progress, Pulled, Puller
 from launcher.checkpoints.remote_checkpoints import Listing
@@ -21,13 +21,9 @@ from launcher.checkpoints.sync import Policy, Problem, Sync, SyncPass, sync_once
 from launcher.clock import Clock
 from launcher.errors import GptopsError, NotFound, NotVerified, Unreachable
 from launcher.hosts.deadman import note_deadline, renew
-from launcher.hosts.metering import note_price
 from launcher.lock import hold
 from launcher.paths import LocalRun, RemoteRun, StatePaths
-from launcher.providers.base import Status
 from launcher.remote.backoff import Backoff
-from launcher.remote.reach import instance_of
-from launcher.remote.ssh import SshTransport, host_of
 from launcher.remote.transport import Transport
 from launcher.running.logs import pull_log
 from launcher.running.metrics_copy import pull_metrics
@@ -107,21 +103,6 @@ def watching(
     with hold(state.locks / f"{run.run_id}.lock", what, clock) as lock:
         policy = policy or Policy(run.delete_remote, run.keep_remote)
         yield Watched(run, ledger, policy, clock, talk, lock, max_hours, max_usd, may_go_on)
-
-
-def connection_to(run: RunRow, ledger: Ledger, state: StatePaths, clock: Clock) -> Transport:
-    """A transport to where the run's host is now. Raises NotFound where it was closed, stopped, or is gone."""
-    row = ledger.instance(run.instance_label)
-    if row.state in (InstanceState.CLOSED, InstanceState.CLOSING):
-        raise NotFound(f"`{row.name}` was closed", why="`gptops down` ended it", hint="gptops ps")
-    instance = instance_of(row, state)
-    note_price(row, instance, ledger)
-    if instance.status in (Status.STOPPED, Status.FAILED):
-        why = f"`{row.provider}` says: {instance.detail or instance.status.value}"
-        raise NotFound(
-            f"`{row.name}` is {instance.status.value} and will not run by itself again", why=why, hint="gptops ps"
-        )
-    return SshTransport(host_of(row, instance, state), clock, control_sockets=state.control_sockets)
 
 
 def tick(watched: Watched, transport: Transport, known_bad: frozenset[str] = frozenset()) -> Tick:

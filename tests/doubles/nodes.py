@@ -95,7 +95,7 @@ class Node:
 
     def call(self, *argv: str) -> str:
         """Run a command on it without SSH; its output. Raises where it fails."""
-        return subprocess.run([*self._inside(), *argv], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(self.inside(*argv), check=True, capture_output=True, text=True).stdout
 
     def processes(self) -> list[str]:
         """The command lines of what runs on it, sshd's own and this question apart."""
@@ -138,6 +138,10 @@ class Node:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def inside(self, *argv: str) -> list[str]:
+        """What runs a command on it when it is typed here."""
+        return [*self._inside(), *argv]
 
     def _inside(self) -> list[str]:
         assert self.process is not None, f"{self.name} has no power"

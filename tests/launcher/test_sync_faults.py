@@ -13,7 +13,6 @@ import pytest
 
 from launcher.books.ledger import Ledger
 from launcher.checkpoints import pull
-from launcher.checkpoints import sync as syncing
 from launcher.checkpoints.sync import sync_once
 from launcher.clock import SystemClock
 from launcher.errors import HostUnfit, LocalFault, Unreachable
@@ -120,8 +119,8 @@ def test_a_checkpoint_that_rotation_takes_during_the_pull_is_not_missed(
     with scene.opened() as sync:
         listing = scene.listing()
         shutil.rmtree(scene.there / "step_00000001")  # after it was listed, before it is fetched
-        earlier, look = iter([listing]), syncing.list_remote
-        monkeypatch.setattr(syncing, "list_remote", lambda *where: next(earlier, None) or look(*where))
+        earlier, look = iter([listing]), pull.list_remote
+        monkeypatch.setattr(pull, "list_remote", lambda *where: next(earlier, None) or look(*where))
         done = sync_once(sync, has_ended=False)
     assert (done.problems, done.missing) == ([], [])
     assert scene.steps_here() == names(2, 3)

@@ -19,8 +19,9 @@ from launcher.paths import LocalRun
 from launcher.providers.local_processes import sshd_process
 from launcher.remote.ssh import SshTransport
 from launcher.remote.transport import Transport
+from launcher.running.connection import connection_to
 from launcher.running.status import Phase
-from launcher.running.watch import Talk, Watched, connection_to, look_once, watch_until_home, watching
+from launcher.running.watch import Talk, Watched, look_once, watch_until_home, watching
 from tests.conftest import FakeClock
 from tests.launcher.checkpoint_maker import Scene, ended, names, register, silent, training, tree
 from tests.launcher.conftest import SshHost, answers
