@@ -11,13 +11,14 @@ import torch
 from trainer.config import ModelConfig
 from trainer.config.reinforcement import RolloutConfig
 from trainer.errors import DataError
+from trainer.models.branched import bare
 from trainer.models.build import build_model
 from trainer.models.language_model import LanguageModel
 from trainer.models.loss import IGNORE_INDEX
 from trainer.rollouts.prompts import EncodedPrompt, PromptData, load_prompts
 from trainer.rollouts.rows import RolloutRow, padded_rows, row_of
 from trainer.rollouts.sampling import Sampled, Sampler
-from trainer.rollouts.scored import bare, token_logps
+from trainer.rollouts.scored import token_logps
 from trainer.rollouts.tools import Tools
 from trainer.tokenizer.raw_bytes import BytesTokenizer
 

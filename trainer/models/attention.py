@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SHARED = -1
+"""The id of a document that the others of its row go on from: they see it. Their positions have to be given."""
+
 _FP32_UP_TO_KEYS = 512
 """On a CPU, bf16 attention over few keys is slower than fp32: measured on Zen 4, forward and backward, 64 keys with
 heads of 32: 8.0 ms against 2.9 ms; 256 with heads of 64: 47 against 41; 1,024: 103 against 130."""
@@ -44,11 +47,13 @@ def attention(
 
 
 def document_mask(documents_BT: Tensor) -> Tensor:
-    """Which token may see which: those before it, and itself, of its own document. (B, 1, T, T), bool."""
+    """Which token may see which: itself and those before it, of its own document or of one that is SHARED.
+    (B, 1, T, T), bool."""
     part_BT = _parts(documents_BT)
     T = documents_BT.shape[1]
     causal_TT = torch.ones(T, T, dtype=torch.bool, device=documents_BT.device).tril()
-    return ((part_BT[:, :, None] == part_BT[:, None, :]) & causal_TT)[:, None]
+    sees_BTT = (part_BT[:, :, None] == part_BT[:, None, :]) | (documents_BT == SHARED)[:, None, :]
+    return (sees_BTT & causal_TT)[:, None]
 
 
 def document_positions(documents_BT: Tensor) -> Tensor:

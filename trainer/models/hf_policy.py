@@ -134,15 +134,20 @@ class TransformersPolicy(LanguageModel):
             ~mask_B1TT, torch.finfo(dtype).min
         )
 
-    def _require_documents(self) -> None:
-        """A mask of our own would replace a window, and a recurrent layer has none. Raises EngineError."""
+    @property
+    def keeps_documents_apart(self) -> bool:  # type: ignore[override]
+        """A mask of our own would replace a window, and a recurrent layer has none."""
         settings = self.config.transformers
         kinds = set(settings.get("layer_types") or ["full_attention"])
         windowed = settings.get("sliding_window") and settings.get("use_sliding_window", True)
-        if kinds <= {"full_attention"} and not windowed and self._takes_positions:
+        return kinds <= {"full_attention"} and not windowed and self._takes_positions
+
+    def _require_documents(self) -> None:
+        """Raises EngineError."""
+        if self.keeps_documents_apart:
             return
         error = EngineError(
-            f"documents in one row cannot be kept apart in a `{settings.get('model_type')}`",
+            f"documents in one row cannot be kept apart in a `{self.config.transformers.get('model_type')}`",
             why="its attention is not a plain causal one, which is what a mask of documents would make of it",
             hint="sft.packing=false",
         )

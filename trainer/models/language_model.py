@@ -64,6 +64,8 @@ class LanguageModel(nn.Module):
 
     blocks: nn.ModuleList
     """Each is called with (x_BTD, Context) and returns the residual stream after it."""
+    keeps_documents_apart = True
+    """Whether `documents_BT` can be given."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -121,7 +123,8 @@ class LanguageModel(nn.Module):
         """The residual stream after the last norm, (B, T, D): what the head is applied to."""
         start = cache.length if cache is not None else 0
         end = start + ids_BT.shape[1]
-        assert end <= self.config.max_seq_len, f"{end} tokens, the model has {self.config.max_seq_len} positions"
+        fits = end <= self.config.max_seq_len or (documents_BT is not None and positions_BT is not None)
+        assert fits, f"{end} tokens, the model has {self.config.max_seq_len} positions"
         mask_B1TS = None
         if documents_BT is not None:
             assert cache is None, "a cache holds one document per row"

@@ -35,12 +35,3 @@ def token_logps(
             found.append((logps[place, :end].copy(), None if values is None else values[place, :end].copy()))
     model.train(was_training)
     return found
-
-
-def bare(policy: nn.Module) -> nn.Module:
-    """The model inside whatever wraps it: what samples is never trained by its forward."""
-    for name in ("module", "_orig_mod"):  # DDP, torch.compile
-        inner = policy._modules.get(name)
-        if inner is not None:
-            return bare(inner)
-    return policy

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainer.chats.packing import packed_rows
 from trainer.chats.pairs import EncodedPair
 from trainer.data.order import order
+from trainer.models.branched import BranchedRows, branched_rows, label_logps, on_device
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class PairBatch:
     pairs: tuple[int, ...]
     """Which pairs of the split."""
     sample_ids: tuple[int, ...] = ()
+    branched: BranchedRows | None = None
+    """The same, each pair's prompt once, where that is less work."""
 
     @property
     def num_units(self) -> int:
@@ -61,13 +64,15 @@ def pair_batch(
     chosen = [[pairs[place].chosen] for place in places]
     rejected = [[pairs[place].rejected] for place in places]
     rows = packed_rows([*chosen, *rejected], pad_id)
+    sides = [(pair, len(places) + pair) for pair in range(len(places))]
+    branched = on_device(branched_rows(rows.ids_BT, rows.labels_BT, sides, pad_id), device)
     ids_BT, labels_BT = (torch.from_numpy(part).to(device) for part in (rows.ids_BT, rows.labels_BT))
-    return PairBatch(ids_BT, labels_BT, tuple(places), tuple(samples))
+    return PairBatch(ids_BT, labels_BT, tuple(places), tuple(samples), branched)
 
 
 def answer_logps(policy: nn.Module, batch: PairBatch) -> AnswerLogps:
     """One forward through the wrapped policy."""
-    logps_B = policy(batch.ids_BT, batch.labels_BT, per_token=True).logps.sum(-1)
+    logps_B = label_logps(policy, batch.ids_BT, batch.labels_BT, batch.branched).sum(-1)
     tokens_B = (batch.labels_BT >= 0).sum(-1)
     return AnswerLogps(*logps_B.chunk(2), *tokens_B.chunk(2))
 

@@ -17,9 +17,9 @@ from torch import nn
 from trainer.config.problems import ConfigError, Problem
 from trainer.data.order import order
 from trainer.errors import CheckpointError, DataError
+from trainer.models.branched import bare
 from trainer.quoting import shown
 from trainer.rollouts.rows import RolloutRow, row_of
-from trainer.rollouts.scored import bare
 from trainer.stages.base import LossOutput
 from trainer.stages.pair_stage import pad_id_of
 from trainer.stages.preference_batch import val_places
