@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.trainer.foreign import write_folder
 from tests.trainer.test_hf_policy import config_of as hf_config_of
 from tests.trainer.tiny import checkpoint
 from tests.trainer.tiny import rows as metrics_of
-from trainer.checkpoints.adapters import read_adapter
+from trainer.checkpoints.adapters import base_sha256, read_adapter
 from trainer.cli.program import main
 from trainer.config import ConfigError, LoraConfig, ModelConfig, RunConfig, run_config
 from trainer.errors import CheckpointError, EngineError, ExitCode
 from trainer.loop.start import run_stage
 from trainer.models.build import build_model
 from trainer.models.init_from import base_of, initial_weights
-from trainer.models.lora import add_lora
+from trainer.models.language_model import LanguageModel
+from trainer.models.lora import add_lora, without_adapters
 from trainer.models.policies import open_policy
+from trainer.models.quantized import quantized_policy
 
 LORA = ("lora.rank=4", "lora.dropout=0.1", "optim.lr=1e-2")
 
@@ -197,12 +200,75 @@ def test_targets_that_are_no_layers_are_refused_with_those_there_are(bases: dict
         add_lora(build_model(config), LoraConfig(rank=2, targets=("lm_head",)), config.init_from)
 
 
-def test_four_bits_without_a_gpu_are_refused(bases: dict[str, str]) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    config = ModelConfig(init_from=bases["ours"])
-    with pytest.raises(EngineError, match="needs a GPU"):
-        add_lora(build_model(config), LoraConfig(rank=2, quantize="4bit"), config.init_from)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_four_bits_without_a_gpu_are_refused_before_a_row_is_read(bases: dict[str, str], tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", bases["llama"], tmp_path / "nowhere.jsonl", "lora.quantize=4bit")
+    with pytest.raises(EngineError, match=r"`lora\.quantize=4bit` needs a GPU"):
+        run_stage("sft", config)
+
+
+def test_four_bits_are_for_adapters_of_transformers_policies() -> None:
+    for settings, words in (
+        ({"model": {"init_from": "gpt2"}, "lora": {"rank": 4, "quantize": "4bit"}}, "policies of transformers"),
+        ({"model": {"init_from": "hf:a/b"}, "lora": {"quantize": "4bit"}}, "give lora.rank"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run_config(settings, source="test")
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+@pytest.mark.filterwarnings("default")  # what bitsandbytes and its kernels say on a CPU
+def test_adapters_learn_beside_a_base_in_four_bits(tmp_path: Path) -> None:
+    """On a CPU, where it is not offered: what is shown here is that the parts fit together."""
+    config = wide_enough_for_four_bits(tmp_path / "wide")
+    weights, lora, ids = initial_weights(config), LoraConfig(rank=4, quantize="4bit"), torch.randint(0, 99, (2, 12))
+
+    def adapted() -> LanguageModel:
+        policy = quantized_policy(config, torch.device("cpu"))
+        add_lora(policy, lora, config.init_from, base_sha256(weights))
+        policy.state_dict()  # for inference on a CPU bitsandbytes packs weights in another way, and here takes it back
+        return policy.train()
+
+    policy = adapted()
+    packed = {name for name, parameter in policy.named_parameters() if parameter.dtype == torch.uint8}
+    assert {name.split(".")[-3] for name in packed} >= {"q_proj", "down_proj"}
+    assert not [name for name in packed if "embed" in name or "head" in name]
+    before = policy(ids).logits.detach()
+    exact = open_whole(config, weights)(ids).logits.detach()
+    assert 0 < float((before - exact).norm()) < 0.4 * float(exact.norm())
+    learning = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer, losses = torch.optim.AdamW(learning, lr=1e-2), []
+    for _ in range(5):
+        loss = policy(ids[:, :-1], ids[:, 1:]).loss_sum
+        assert loss is not None
+        losses.append(float(loss.detach()))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    with without_adapters(policy) as reference:
+        assert torch.equal(reference(ids).logits, before)
+    saved = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    assert all(".lora_" in name for name in saved)
+    again = adapted()
+    again.load_state_dict(saved)
+    assert torch.equal(again(ids).logits, policy(ids).logits)
+
+
+def wide_enough_for_four_bits(folder: Path) -> ModelConfig:
+    """Rows of whole blocks: NF4 has 64 numbers in one."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(
+        LlamaConfig(vocab_size=99, max_position_embeddings=32, initializer_range=0.1, **sizes)
+    ).save_pretrained(folder)
+    return ModelConfig(init_from=f"hf:{folder}")
+
+
+def open_whole(config: ModelConfig, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    model = build_model(config)
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def test_adapters_without_a_base_are_refused() -> None:

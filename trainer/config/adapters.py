@@ -21,7 +21,7 @@ class LoraConfig(Model):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout of what goes into the adapters."""
     quantize: Literal["none", "4bit"] = "none"
-    """`4bit` keeps the frozen weights in 4 bits (QLoRA): needs bitsandbytes and a GPU."""
+    """`4bit` keeps the frozen matrices of an `hf:` policy in 4 bits (QLoRA): needs bitsandbytes and a GPU."""
 
     @property
     def scale(self) -> float:

@@ -89,6 +89,8 @@ class RunConfig(Model):
             )
         if self.lora.rank and not self.model.init_from:
             raise ValueError("lora.rank: adapters stand beside weights that are there: name them in model.init_from")
+        if self.lora.quantize != "none":
+            self._require_quantizable()
         if self.lora.rank and self.train.parallel == "fsdp":
             raise ValueError("lora.rank: adapters are trained with train.parallel `ddp`, not `fsdp`")
         if self.seq_len > self.model.max_seq_len and self.model.is_known:
@@ -107,6 +109,16 @@ class RunConfig(Model):
                 f"train.max_steps {self.train.max_steps}"
             )
         return self
+
+    def _require_quantizable(self) -> None:
+        if not self.lora.rank:
+            raise ValueError("lora.quantize: weights in 4 bits are frozen, so adapters must learn: give lora.rank")
+        if not self.model.init_from.startswith(HF):
+            raise ValueError(
+                f"lora.quantize `{self.lora.quantize}` is for policies of transformers: model.init_from `hf:OWNER/NAME`"
+            )
+        if self.model.backend != "transformers":
+            raise ValueError(f"lora.quantize does not go with model.backend `{self.model.backend}`")
 
 
 def _with_tokenizer_of_init_from(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -18,6 +18,8 @@ from trainer.loop.distributed import World, opened_world
 from trainer.loop.engine import Outcome, train
 from trainer.loop.signals import StopRequested, stop_request
 from trainer.models.hf_folder import resolved
+from trainer.models.hf_policy import require_unsloth
+from trainer.models.quantized import require_quantizer
 from trainer.sizing import grad_accum_steps, num_parameters
 from trainer.stages import open_stage
 from trainer.trackers import require_trackers
@@ -56,6 +58,9 @@ def _begin(name: str, config: RunConfig, world: World, console: Console) -> None
         console.keep_log(Path(config.out_dir) / LOG_NAME)
     console.say(_headline(name, config, world))
     require_trackers(config.log.trackers)
+    require_quantizer(config.lora)
+    if config.model.backend == "unsloth":
+        require_unsloth()
 
 
 def keeps_log(config: RunConfig, environ: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ Dropout is what the configuration says, whatever the folder did. It refuses to k
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from typing import Any, cast
@@ -34,11 +35,12 @@ _CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "
 class TransformersPolicy(LanguageModel):
     """A causal LM that `ModelConfig.transformers` describes; its weights are drawn as transformers draws them."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, network: Any = None) -> None:
+        """`network`: one that transformers has loaded already, instead of a new one."""
         nn.Module.__init__(self)  # the parts that LanguageModel would make are in the network
         self.config = config
         self.head = self.value_head = None
-        self.network = _network(config)
+        self.network = _network(config) if network is None else network
         self._head_is_a_matrix = _head_is_a_matrix(self.network, config.transformers)
         parameters = inspect.signature(self._body.forward).parameters
         self._takes_positions = "position_ids" in parameters
@@ -183,21 +185,27 @@ def without_dropout(settings: Mapping[str, Any], dropout: float) -> dict[str, An
     }
 
 
-def _network(config: ModelConfig) -> Any:
-    # Late: seconds, for those who have such a policy.
-    from transformers import AutoConfig, AutoModelForCausalLM
+def settings_of(config: ModelConfig) -> Any:
+    """The configuration as transformers has it, with the dropout of `config`. Raises whatever transformers raises."""
+    from transformers import AutoConfig  # late: seconds, for those who have such a policy
 
     settings = without_dropout(config.transformers, config.dropout)
-    kind = settings.pop("model_type", None)
+    theirs = AutoConfig.for_model(settings.pop("model_type", None), **settings)
+    for key in [key for key in vars(theirs) if key.endswith("_pdrop") or "dropout" in key]:
+        if isinstance(getattr(theirs, key), float):  # what the file leaves out has a default that is not zero
+            setattr(theirs, key, config.dropout)
+    return theirs
+
+
+def _network(config: ModelConfig) -> Any:
+    from transformers import AutoModelForCausalLM  # late: seconds, for those who have such a policy
+
     if config.backend == "unsloth":
         return _unsloth_network(config)
     try:
-        theirs = AutoConfig.for_model(kind, **settings)
-        for key in [key for key in vars(theirs) if key.endswith("_pdrop") or "dropout" in key]:
-            if isinstance(getattr(theirs, key), float):  # what the file leaves out has a default that is not zero
-                setattr(theirs, key, config.dropout)
-        return AutoModelForCausalLM.from_config(theirs, dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(settings_of(config), dtype=torch.float32)
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        kind = config.transformers.get("model_type")
         raise EngineError(
             f"transformers has no causal language model of the kind `{kind}` that can be built",
             why=" ".join(str(error).split())[:300],
@@ -205,19 +213,27 @@ def _network(config: ModelConfig) -> Any:
         ) from error
 
 
-def _unsloth_network(config: ModelConfig) -> Any:
-    """The same network with Unsloth's kernels. Raises EngineError where those cannot run."""
+def require_unsloth() -> None:
+    """Raises EngineError where Unsloth cannot run."""
     hint = "model.backend=transformers"
     if not torch.cuda.is_available():
-        raise EngineError("`model.backend=unsloth` needs a GPU", why="there is none here", hint=hint)
-    try:
-        # Late: an extra of its own, and it changes transformers when it is imported.
-        from unsloth import FastLanguageModel  # type: ignore[import-not-found]
-    except ImportError as error:
-        why = "its package is not installed"
-        raise EngineError(
-            "`model.backend=unsloth` cannot run", why=why, hint=f"pip install unsloth, or {hint}"
-        ) from error
+        error = EngineError("`model.backend=unsloth` needs a GPU", why="there is none here", hint=hint)
+    elif importlib.util.find_spec("unsloth") is None:
+        why, hint = "it is not installed", f"pip install unsloth, or {hint}"
+        error = EngineError("`model.backend=unsloth` needs the package unsloth", why=why, hint=hint)
+    else:
+        return
+    error.on_every_rank = True
+    raise error
+
+
+def _unsloth_network(config: ModelConfig) -> Any:
+    """The same network with Unsloth's kernels, which nobody has measured here. Raises EngineError where those cannot
+    run."""
+    require_unsloth()
+    # Late: an extra of its own, and it changes transformers when it is imported.
+    from unsloth import FastLanguageModel  # type: ignore[import-not-found]
+
     source = config.init_from.removeprefix("hf:")
     return FastLanguageModel.from_pretrained(
         source, max_seq_length=config.max_seq_len, dtype=torch.float32, load_in_4bit=False

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trainer.checkpoints.adapters import AdapterNote, base_sha256, is_of_adapter
@@ -23,21 +22,22 @@ _NAME = "default"
 """What PEFT calls the one adapter there is."""
 
 
-def add_lora(policy: LanguageModel, config: LoraConfig, init_from: str) -> None:
+def add_lora(policy: LanguageModel, config: LoraConfig, init_from: str, sha256: str = "") -> None:
     """Freeze the policy, whose weights are in place, and put adapters beside its layers; they begin as nothing.
 
-    Draws from torch's global generator. Raises EngineError.
+    `sha256`: of its whole weights, where it has them in fewer bits. Draws from torch's global generator. Raises
+    EngineError.
     """
     layers = _layers(policy, config)
-    if config.quantize == "4bit":
-        _require_quantizer()
-    sha256 = base_sha256(policy.state_dict())
+    sha256 = sha256 or base_sha256(policy.state_dict())
     policy.requires_grad_(False)
     from peft import inject_adapter_in_model  # late: seven seconds, for those who adapt
 
     settings = _settings(policy, config, layers, init_from)
     # In a box, because PEFT would read the policy's own `config` as if transformers had written it.
-    inject_adapter_in_model(settings, nn.ModuleDict({"policy": policy}), adapter_name=_NAME)
+    box: Any = nn.ModuleDict({"policy": policy})
+    box.is_loaded_in_4bit = config.quantize == "4bit"  # by which PEFT chooses the layer that multiplies four bits
+    inject_adapter_in_model(settings, box, adapter_name=_NAME)
     note = AdapterNote(_plain(settings), sha256, PREFIX if isinstance(policy, TransformersPolicy) else "")
     adapted: Any = policy  # nn.Module takes every attribute for a tensor or a module, and leaves its hooks untyped
     adapted.lora = note
@@ -114,17 +114,6 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _ends_with(name: str, target: str) -> bool:
     return name == target or name.endswith("." + target)
-
-
-def _require_quantizer() -> None:
-    """Raises EngineError."""
-    hint = "lora.quantize=none"
-    if not torch.cuda.is_available():
-        error = EngineError("`lora.quantize=4bit` needs a GPU", why="there is none here", hint=hint)
-    else:
-        error = EngineError("`lora.quantize=4bit` is not in this version", hint=hint)
-    error.on_every_rank = True
-    raise error
 
 
 def _adapters_alone(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:

@@ -24,9 +24,9 @@ from trainer.config import ModelConfig, RunConfig
 from trainer.config.problems import ConfigError, Problem
 from trainer.console import Console
 from trainer.loop.distributed import World
-from trainer.models.build import build_model
 from trainer.models.init_from import initial_weights
 from trainer.models.language_model import LanguageModel
+from trainer.models.quantized import base_model
 from trainer.quoting import shown
 from trainer.stages.preference_batch import answer_logps, pair_batch
 from trainer.tokenizer import Tokenizer
@@ -48,10 +48,9 @@ def reference_of(
 ) -> Reference:
     """Read what was computed before, or compute it, each rank its part. Every rank calls this at the same time."""
     weights = world.on_all(lambda: initial_weights(_began_from(config), tokenizer.identity))
-    path = Path(config.out_dir) / "reference" / f"{_key(data, weights, world.precision)}.npz"
+    path = Path(config.out_dir) / "reference" / f"{_key(data, weights, _numbers(config, world))}.npz"
     if not world.on_first(path.is_file):
-        model = build_model(config.model).to(world.device).eval()
-        model.load_state_dict(weights)
+        model = base_model(config, weights, world.device).eval()
         found = Reference(
             *(_computed(model, split, config, pad_id, world, console) for split in (data.train, data.val))
         )
@@ -100,8 +99,13 @@ def _save(path: Path, reference: Reference) -> None:
     unfinished.replace(path)
 
 
-def _key(data: PairData, weights: Mapping[str, Tensor], precision: str) -> str:
-    digest = hashlib.sha256(f"{data.identity} {precision}".encode())
+def _numbers(config: RunConfig, world: World) -> str:
+    """In which numbers it is computed."""
+    return world.precision if config.lora.quantize == "none" else f"{world.precision} {config.lora.quantize}"
+
+
+def _key(data: PairData, weights: Mapping[str, Tensor], numbers: str) -> str:
+    digest = hashlib.sha256(f"{data.identity} {numbers}".encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:24]
