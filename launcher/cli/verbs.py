@@ -46,6 +46,7 @@ VERBS = (
     Verb("logs", "launcher.cli.runs", RUNS),
     Verb("sync", "launcher.cli.checkpoints", RUNS),
     Verb("stop", "launcher.cli.runs", RUNS),
+    Verb("render", "launcher.cli.rendering", RUNS),
     Verb("offers", "launcher.cli.renting", MACHINES),
     Verb("up", "launcher.cli.renting", MACHINES),
     Verb("ps", "launcher.cli.hosts", MACHINES),

@@ -64,6 +64,6 @@ def job_problems(
         elif job.host not in hosts:
             known = did_you_mean(job.host, hosts) or f"; known: {', '.join(hosts) or 'none'}"
             yield Problem(source, at, f"`{job.host}` does not stand under hosts{known}")
-        elif nodes > 1:
+        elif nodes > 1 and hosts[job.host].scheduler is None:
             known = ", ".join(groups) or "none"
             yield Problem(source, at, f"`{job.host}` is one machine; {nodes} nodes are a group: {known}")
