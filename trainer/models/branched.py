@@ -56,7 +56,8 @@ def branched_rows(ids_RT: Ints, labels_RT: Ints, groups: Sequence[Sequence[int]]
         for start, group in zip(shared, groups, strict=True)
     ]
     shape = (len(groups), max(lengths, default=0))
-    if _work(*shape, keys=shape[1]) > _WORTH_IT * _work(*ids_RT.shape, keys=ids_RT.shape[1] / 2):
+    texts, tokens = ids_RT.shape
+    if _work(*shape, shape[1]) > _WORTH_IT * _work(texts, tokens, tokens / 2):
         return None
     ids, labels = np.full(shape, pad_id, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
     positions, documents = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)

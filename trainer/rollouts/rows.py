@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.models.branched import BranchedRows, branched_rows, on_device
 from trainer.models.loss import IGNORE_INDEX
 
 Floats = NDArray[np.float32]
@@ -85,6 +86,8 @@ class PaddedRows:
     """What follows each id where that was sampled, else IGNORE_INDEX."""
     tokens: Mapping[str, Tensor]
     """(B, T) in fp32; 0 where a row ends before."""
+    branched: BranchedRows | None
+    """The same, each prompt once, where that is less work."""
 
 
 def padded_rows(rows: Sequence[RolloutRow], pad_id: int, device: torch.device) -> PaddedRows:
@@ -99,5 +102,9 @@ def padded_rows(rows: Sequence[RolloutRow], pad_id: int, device: torch.device) -
         labels[place, :end] = np.where(row.is_sampled[1:], row.ids[1:], IGNORE_INDEX)
         for name, numbers in row.tokens.items():
             tokens[name][place, :end] = numbers
-    on_device = {name: torch.from_numpy(numbers).to(device) for name, numbers in tokens.items()}
-    return PaddedRows(torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device), on_device)
+    groups: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.sample, []).append(place)
+    branched = on_device(branched_rows(ids, labels, list(groups.values()), pad_id), device)
+    numbers_BT = {name: torch.from_numpy(numbers).to(device) for name, numbers in tokens.items()}
+    return PaddedRows(torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device), numbers_BT, branched)

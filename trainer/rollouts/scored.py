@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from trainer.rollouts.rows import Floats, RolloutRow, padded_rows
+from trainer.models.branched import bare, label_logps
+from trainer.rollouts.rows import Floats, PaddedRows, RolloutRow, padded_rows
 
 TokenScores = tuple[Floats, Floats | None]
 """Of one row: log-probabilities, and values."""
@@ -27,11 +28,16 @@ def token_logps(
     for first in range(0, len(rows), micro_batch_size):
         part = rows[first : first + micro_batch_size]
         padded = padded_rows(part, pad_id, device)
-        output = model(padded.ids_BT, padded.labels_BT, per_token=True, temperature=temperature)
-        logps = output.logps.float().cpu().numpy()
-        values = None if output.values is None else output.values.float().cpu().numpy()
+        logps, values = _scores(model, padded, temperature)
         for place, row in enumerate(part):
             end = len(row.ids) - 1
             found.append((logps[place, :end].copy(), None if values is None else values[place, :end].copy()))
     model.train(was_training)
     return found
+
+
+def _scores(model: nn.Module, rows: PaddedRows, temperature: float) -> tuple[Floats, Floats | None]:
+    if bare(model).value_head is None:  # as the loss computes them: the ratio of the two begins at 1
+        return label_logps(model, rows.ids_BT, rows.labels_BT, rows.branched, temperature).float().cpu().numpy(), None
+    output = model(rows.ids_BT, rows.labels_BT, per_token=True, temperature=temperature)
+    return output.logps.float().cpu().numpy(), output.values.float().cpu().numpy()

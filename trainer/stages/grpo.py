@@ -16,6 +16,7 @@ from torch import nn
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.loop.distributed import World
+from trainer.models.branched import label_logps
 from trainer.rollouts.rows import RolloutRow
 from trainer.stages import rl_losses as losses
 from trainer.stages.base import LossOutput
@@ -52,8 +53,8 @@ class GrpoStage(RolloutStage):
 
     def loss_of(self, policy: nn.Module, batch: RlBatch) -> LossOutput:
         settings = self.config.grpo
-        output = policy(batch.ids_BT, batch.labels_BT, per_token=True, temperature=self.config.rollout.temperature)
-        logps_BT, advantages_BT = output.logps, batch.tokens["advantages"]
+        given = (batch.ids_BT, batch.labels_BT, batch.branched, self.config.rollout.temperature)
+        logps_BT, advantages_BT = label_logps(policy, *given), batch.tokens["advantages"]
         old_BT = batch.tokens.get("old_logps", logps_BT.detach())
         clip = (settings.clip_low, settings.clip_high)
         loss_BT = losses.clipped_surrogate(logps_BT, old_BT, advantages_BT, *clip)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trainer.models.branched import BranchedRows
 from trainer.rollouts.prompts import EncodedPrompt
 from trainer.rollouts.rows import RolloutRow, padded_rows
 from trainer.stages import rl_losses as losses
@@ -30,6 +31,8 @@ class RlBatch:
     """What each token's loss is multiplied by before it is summed; 0 where nothing is learnt."""
     num_units: int
     sample_ids: tuple[int, ...]
+    branched: BranchedRows | None = None
+    """The same, each prompt once, where that is less work."""
 
     @property
     def num_tokens(self) -> int:
@@ -75,6 +78,7 @@ def rl_batch(rows: Sequence[RolloutRow], *, unit: Unit, is_dry: bool, pad_id: in
         (padded.labels_BT >= 0) * weights[:, None],
         sum(row.num_sampled for row in counted) if unit == "token" else len(counted),
         tuple(row.sample for row in rows),
+        padded.branched,
     )
 
 

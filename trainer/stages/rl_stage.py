@@ -164,11 +164,13 @@ class RolloutStage:
         self._require_signal(rollout)
 
     def _batch(self, numbers: Sequence[int]) -> RlBatch:
-        """The rows with these numbers in the passes over the rollout, each pass in an order of its own."""
-        step, per_step = numbers[0] // self.config.train.global_batch_size, self.config.train.global_batch_size
-        whole = self._ordered(range(step * per_step, (step + 1) * per_step))
+        """The rows with these numbers in the passes over the rollout, each pass in an order of its own; within a step,
+        the completions of a prompt side by side."""
+        per_step = self.config.train.global_batch_size
+        first = numbers[0] // per_step * per_step
+        whole = sorted(self._ordered(range(first, first + per_step)), key=lambda row: row.sample)
         return rl_batch(
-            self._ordered(numbers),
+            [whole[number - first] for number in numbers],
             unit=self.unit,
             is_dry=not any(row.is_learnt for row in whole),
             pad_id=pad_id_of(self.tokenizer),
