@@ -12,6 +12,7 @@ from trainer.chats.encoding import encode_segments
 from trainer.chats.hub_template import HubTemplate, chosen_template
 from trainer.chats.messages import Conversation, Message
 from trainer.chats.template import answered, opening_of, segments_of
+from trainer.cli import main
 from trainer.errors import DataError
 from trainer.tokenizer.foreign import ForeignTokenizer, loaded_foreign
 
@@ -96,6 +97,32 @@ def test_a_template_that_fails_is_an_error_with_its_reason(tokenizers: dict[str,
     with pytest.raises(DataError) as caught:
         segments_of(TALK, chosen_template("hub", tokenizers["broken"]))
     assert caught.value.hint
+
+
+def test_show_marks_what_is_learnt_in_the_policys_own_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    folder = write_folder(tmp_path / "policy", template=MARKED)
+    chat, pair = tmp_path / "chat.jsonl", tmp_path / "pair.jsonl"
+    chat.write_text('{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}')
+    pair.write_text('{"q": "2+2?", "good": "4", "bad": "5"}')
+    asked = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    given = ["--tokenizer", f"hf:{folder}", "sft.template=hub"]
+    assert main(["show", str(chat), *given]) == 0
+    said = capsys.readouterr().out
+    assert "`messages`, written as `hub`" in said
+    assert asked + "⟦4<|im_end|>⟧\n" in said
+    assert main(["show", str(chat), "--masks", *given]) == 0
+    assert "\x1b[30;102m4\x1b[30;42m<|im_end|>" in capsys.readouterr().out
+    mapping = "data.mapping={prompt: q, chosen: good, rejected: bad}"
+    assert main(["show", str(pair), f"model.init_from=hf:{folder}", "sft.template=hub", mapping]) == 0
+    said = capsys.readouterr().out
+    assert "chosen:   " + asked + "⟦4<|im_end|>⟧" in said
+    assert "rejected: " + asked + "⟦5<|im_end|>⟧" in said
+    without = write_folder(tmp_path / "without")
+    assert main(["show", str(chat), "--tokenizer", f"hf:{without}", "sft.template=hub"]) == 3
+    assert "the policy brings no chat template" in capsys.readouterr().err
 
 
 def test_a_template_travels_with_its_tokenizer(tokenizers: dict[str, ForeignTokenizer], tmp_path: Path) -> None:

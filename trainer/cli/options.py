@@ -11,7 +11,7 @@ from trainer.config import RunConfig, load_yaml, run_config
 if TYPE_CHECKING:  # argparse has this type for annotations only
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_KEYS_HINT = "key=value    any key of the configuration; `python -m trainer config` lists all of them"
+KEYS_HINT = "key=value    any key of the configuration; `python -m trainer config` lists all of them"
 
 
 def add_with_examples(commands: Commands, name: str, text: str, examples: str) -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def add_with_examples(commands: Commands, name: str, text: str, examples: str) -
 
 def add_configured(commands: Commands, name: str, text: str) -> argparse.ArgumentParser:
     """A command that takes `--config FILE` and `key=value`."""
-    command = commands.add_parser(name, help=text, description=text, epilog=_KEYS_HINT, allow_abbrev=False)
+    command = commands.add_parser(name, help=text, description=text, epilog=KEYS_HINT, allow_abbrev=False)
     command.add_argument("--config", type=Path, metavar="FILE", help="YAML; without it every key has its default")
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="laid over the file")
     return command

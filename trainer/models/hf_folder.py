@@ -40,6 +40,14 @@ def hf_folder(source: str, *, key: str = "model.init_from", also: tuple[str, ...
     return downloaded(name, also=(*_TOKENIZER, *also), key=key)
 
 
+def tokenizer_folder(source: str) -> Path:
+    """A folder with the tokenizer of `hf:…`; of the hub nothing else is brought here. Raises CheckpointError."""
+    folder = Path(source.removeprefix(HF)).expanduser()
+    if folder.is_dir():
+        return folder
+    return downloaded(source.removeprefix(HF), also=_TOKENIZER, key="--tokenizer", weights=False)
+
+
 def resolved(config: RunConfig) -> RunConfig:
     """`config` with the sizes and the tokenizer of an `hf:` policy that were not known before it was here."""
     if config.model.is_known:

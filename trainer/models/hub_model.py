@@ -12,19 +12,20 @@ _SECONDS = 30
 """For the hub to begin to answer."""
 
 
-def downloaded(name: str, *, also: tuple[str, ...] = (), key: str = "model.init_from") -> Path:
+def downloaded(name: str, *, also: tuple[str, ...] = (), key: str = "model.init_from", weights: bool = True) -> Path:
     """The folder with the model `name` (`gpt2`, `owner/name`), cached if it was here before. Raises CheckpointError.
 
     `also`: further files that are wanted where there are such. `key`: the one of the configuration that names it.
+    Without `weights`, nothing but those.
     """
     # Late: a start that begins with random weights does not need it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    others, patterns = [CONFIG, *also], [*WEIGHTS[:2], "model-*.safetensors"]
+    others, patterns = [CONFIG, *also], [*WEIGHTS[:2], "model-*.safetensors"] if weights else []
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*others, *patterns], etag_timeout=_SECONDS))
-        if not any((folder / file).is_file() for file in WEIGHTS[:2]):
+        if weights and not any((folder / file).is_file() for file in WEIGHTS[:2]):
             folder = Path(snapshot_download(name, allow_patterns=[*others, "pytorch_model*"], etag_timeout=_SECONDS))
         return folder
     except HFValidationError as error:
