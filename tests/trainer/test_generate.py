@@ -76,7 +76,7 @@ def test_the_mode_comes_back_even_when_sampling_fails(model: GPT) -> None:
 
 
 def drawn_ids(logits_V: torch.Tensor, sampling: Sampling, times: int) -> list[int]:
-    draws_B = uniforms(sampling.seed, range(times), 0)
+    draws_B = uniforms(sampling.seed, range(times), [0])
     ids: list[int] = sampled_ids(logits_V.expand(times, -1), sampling, draws_B).tolist()
     return ids
 

@@ -7,7 +7,8 @@ from trainer.models.language_model import LanguageModel
 from trainer.models.model import GPT
 from trainer.models.modern import ModernGPT
 
-_NETWORKS: dict[str, type[LanguageModel]] = {"gpt2": GPT, "modern": ModernGPT}
+NETWORKS: dict[str, type[LanguageModel]] = {"gpt2": GPT, "modern": ModernGPT}
+"""Our own, by `model.arch`."""
 
 
 def build_model(config: ModelConfig) -> LanguageModel:
@@ -16,4 +17,4 @@ def build_model(config: ModelConfig) -> LanguageModel:
         from trainer.models.hf_policy import TransformersPolicy  # late: it is for those who name one
 
         return TransformersPolicy(config)
-    return _NETWORKS[config.arch](config)
+    return NETWORKS[config.arch](config)

@@ -23,9 +23,9 @@ class KVCache:
         capacity: int | None = None,
     ) -> None:
         length = min(capacity or config.max_seq_len, config.max_seq_len)
-        shape = (config.n_layers, batch_size, config.n_heads, length, config.d_model // config.n_heads)
-        self.keys_LBNSH = torch.empty(shape, dtype=dtype, device=device)
-        self.values_LBNSH = torch.empty(shape, dtype=dtype, device=device)
+        shape = (batch_size, config.n_heads, length, config.d_model // config.n_heads)
+        self.keys_BNSH = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.n_layers)]
+        self.values_BNSH = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.n_layers)]
         self.length = 0
 
     def clear(self) -> None:
@@ -34,15 +34,17 @@ class KVCache:
 
     def keep(self, rows_B: Tensor) -> None:
         """Go on with these rows alone, in this order."""
-        self.keys_LBNSH = self.keys_LBNSH[:, rows_B]
-        self.values_LBNSH = self.values_LBNSH[:, rows_B]
+        self.keys_BNSH = [keys[rows_B] for keys in self.keys_BNSH]
+        self.values_BNSH = [values[rows_B] for values in self.values_BNSH]
 
     def extended(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
         """Store the newest tokens of one layer and return all of its tokens. `length` moves when the last layer did."""
-        end = self.length + keys_BNTH.shape[2]
-        self.keys_LBNSH[layer, :, :, self.length : end] = keys_BNTH
-        self.values_LBNSH[layer, :, :, self.length : end] = values_BNTH
-        if layer == self.keys_LBNSH.shape[0] - 1:
+        start, num_new = self.length, keys_BNTH.shape[2]
+        end = start + num_new
+        if layer == len(self.keys_BNSH) - 1:
             self.length = end
-        dtype = keys_BNTH.dtype
-        return self.keys_LBNSH[layer, :, :, :end].to(dtype), self.values_LBNSH[layer, :, :, :end].to(dtype)
+        kept = self.keys_BNSH[layer], self.values_BNSH[layer]
+        for part, new in zip(kept, (keys_BNTH, values_BNTH), strict=True):
+            part.narrow(2, start, num_new).copy_(new)
+        keys, values = (part.narrow(2, 0, end) for part in kept)
+        return keys.to(keys_BNTH.dtype), values.to(values_BNTH.dtype)

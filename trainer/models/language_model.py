@@ -18,6 +18,7 @@ from trainer.config.model import ModelConfig
 from trainer.models.attention import document_mask, document_positions
 from trainer.models.cache import KVCache
 from trainer.models.loss import linear_cross_entropy
+from trainer.models.packed import Product
 from trainer.models.token_logps import linear_token_logps
 
 
@@ -45,8 +46,21 @@ class Context(NamedTuple):
     """The tokens before these."""
 
 
+def dropped(x: Tensor, share: float, training: bool) -> Tensor:
+    """Dropout, at no cost where there is none."""
+    return F.dropout(x, share) if training and share else x
+
+
 class Linear(nn.Linear):
     """A linear layer that leaves its weights undrawn: the network draws them all, once, in a fixed order."""
+
+    packed: Product | None = None
+    """The same product, faster without gradients; `decoding` sets it for a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is not None and not torch.is_grad_enabled():
+            return self.packed(x)
+        return F.linear(x, self.weight, self.bias)
 
     def reset_parameters(self) -> None:
         pass
@@ -66,6 +80,8 @@ class LanguageModel(nn.Module):
     """Each is called with (x_BTD, Context) and returns the residual stream after it."""
     keeps_documents_apart = True
     """Whether `documents_BT` can be given."""
+    packed: Product | None = None
+    """The product with a head that is tied, as of a `Linear`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -110,7 +126,7 @@ class LanguageModel(nn.Module):
             return GPTOutput(loss_sum=loss_sum)
         if last_only:
             x_BTD = x_BTD[:, -1:]
-        return GPTOutput(logits=F.linear(x_BTD, self.head_weight))
+        return GPTOutput(logits=self._logits(x_BTD))
 
     def hidden(
         self,
@@ -137,6 +153,12 @@ class LanguageModel(nn.Module):
         for block in self.blocks:
             x_BTD = block(x_BTD, context)
         return self.normed(x_BTD)
+
+    def _logits(self, x_BTD: Tensor) -> Tensor:
+        if self.packed is not None and not torch.is_grad_enabled():
+            return self.packed(x_BTD)
+        logits_BTV: Tensor = F.linear(x_BTD, self.head_weight) if self.head is None else self.head(x_BTD)
+        return logits_BTV
 
     def embedded(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         """The residual stream before the first block. Positions are (T) or (B, T)."""

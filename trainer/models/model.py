@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trainer.config.model import ModelConfig
 from trainer.models.attention import attention
 from trainer.models.cache import KVCache
-from trainer.models.language_model import Context, Embedding, GPTOutput, LanguageModel, Linear
+from trainer.models.language_model import Context, Embedding, GPTOutput, LanguageModel, Linear, dropped
 
 __all__ = ["GPT", "INIT_STD", "LAYER_NORM_EPS", "GPTOutput", "KVCache"]
 
@@ -47,7 +47,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y_BNTH = attention(q_BNTH, k_BNSH, v_BNSH, mask_B1TS=context.mask_B1TS, dropout=dropout)
         y_BTD: Tensor = self.proj(y_BNTH.transpose(1, 2).reshape(B, T, D))
-        return F.dropout(y_BTD, self.dropout, self.training)
+        return dropped(y_BTD, self.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -61,7 +61,7 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         # GPT-2's GELU is the tanh approximation; the exact one moves logits by 6e-4.
-        return F.dropout(self.down(F.gelu(self.up(x_BTD), approximate="tanh")), self.dropout, self.training)
+        return dropped(self.down(F.gelu(self.up(x_BTD), approximate="tanh")), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -92,7 +92,7 @@ class GPT(LanguageModel):
 
     def embedded(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_BT)
-        return F.dropout(x_BTD, self.config.dropout, self.training)
+        return dropped(x_BTD, self.config.dropout, self.training)
 
     def normed(self, x_BTD: Tensor) -> Tensor:
         normed_BTD: Tensor = self.final_norm(x_BTD)

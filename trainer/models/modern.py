@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainer.config.model import ModelConfig
 from trainer.models.attention import attention
-from trainer.models.language_model import Context, LanguageModel, Linear
+from trainer.models.language_model import Context, LanguageModel, Linear, dropped
 
 RMS_NORM_EPS = 1e-6
 
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y_BNTH = attention(q_BNTH, k_BNSH, v_BNSH, mask_B1TS=context.mask_B1TS, dropout=dropout)
         y_BTD: Tensor = self.proj(y_BNTH.transpose(1, 2).reshape(B, T, D))
-        return F.dropout(y_BTD, self.dropout, self.training)
+        return dropped(y_BTD, self.dropout, self.training)
 
 
 class _SquaredRelu(torch.autograd.Function):
@@ -92,7 +92,7 @@ class SquaredReluMLP(nn.Module):
         self.down = Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return F.dropout(self.down(squared_relu(self.up(x_BTD))), self.dropout, self.training)
+        return dropped(self.down(squared_relu(self.up(x_BTD))), self.dropout, self.training)
 
 
 class SwiGluMLP(nn.Module):
@@ -106,7 +106,7 @@ class SwiGluMLP(nn.Module):
         self.down = Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return F.dropout(self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD)), self.dropout, self.training)
+        return dropped(self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD)), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -132,7 +132,7 @@ class ModernGPT(LanguageModel):
         self._draw_weights()
 
     def embedded(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
-        return F.dropout(rms_norm(self.token_embedding(ids_BT)), self.config.dropout, self.training)
+        return dropped(rms_norm(self.token_embedding(ids_BT)), self.config.dropout, self.training)
 
     def rope(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine in fp32, (T, 1, 1, H/2) or (B, T, 1, 1, H/2): the same for queries, keys and every head."""

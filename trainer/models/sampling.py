@@ -37,37 +37,37 @@ def sampled_ids(logits_BV: Tensor, sampling: Sampling, uniforms_B: Tensor) -> Te
     """
     if sampling.temperature == 0:
         return logits_BV.argmax(-1).cpu()
-    scaled_BV = logits_BV.float().cpu() / sampling.temperature
-    logits_BK, ids_BK = _likeliest(scaled_BV, sampling)
-    probs_BK = logits_BK.double().softmax(-1)
+    logits_BK, ids_BK = _likeliest(logits_BV.float().cpu(), sampling)
+    probs_BK = (logits_BK / sampling.temperature).double().softmax(-1)
     if sampling.top_p < 1:
         # An id stays while the likelier ones together are short of top_p; the likeliest always does.
         probs_BK = probs_BK * (probs_BK.cumsum(-1) - probs_BK < sampling.top_p)
     mass_BK = probs_BK.cumsum(-1)
-    drawn_B1 = torch.searchsorted(mass_BK, uniforms_B[:, None] * mass_BK[:, -1:], right=True)
-    # The last id with any probability, should rounding point past it.
-    last_B1 = (probs_BK > 0).long().cumsum(-1).argmax(-1, keepdim=True)
-    chosen_B1 = torch.minimum(drawn_B1, last_B1)
+    total_B1 = mass_BK[:, -1:].contiguous()
+    drawn_B1 = torch.searchsorted(mass_BK, uniforms_B[:, None] * total_B1, right=True)
+    # Should rounding point past it: the first id with which the mass is whole has a probability, those after it none.
+    chosen_B1 = torch.minimum(drawn_B1, torch.searchsorted(mass_BK, total_B1))
     return (chosen_B1 if ids_BK is None else ids_BK.gather(-1, chosen_B1)).squeeze(-1)
 
 
-def uniforms(seed: int, rows: Sequence[int], token: int) -> Tensor:
-    """For each row a number in [0, 1), (B,) in float64, for its token number `token`."""
-    state = np.uint64((seed * 0x9E3779B97F4A7C15 + token) % 2**64)
+def uniforms(seed: int, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    """For each row a number in [0, 1), (B,) in float64, for its token of that number."""
+    start = np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
     with np.errstate(over="ignore"):
-        mixed = _splitmix(_splitmix(np.asarray(rows, dtype=np.uint64)) ^ _splitmix(np.asarray([state])))
+        states = start + np.asarray(tokens, dtype=np.uint64)
+        mixed = _splitmix(_splitmix(np.asarray(rows, dtype=np.uint64)) ^ _splitmix(states))
     return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
-def _likeliest(scaled_BV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
+def _likeliest(logits_BV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
     """The logits that may be chosen, likeliest first where that matters, and their ids; None: they are the places."""
     if sampling.top_k:
-        values_BK, ids_BK = scaled_BV.topk(min(sampling.top_k, scaled_BV.shape[-1]), dim=-1)
+        values_BK, ids_BK = logits_BV.topk(min(sampling.top_k, logits_BV.shape[-1]), dim=-1)
         return values_BK, ids_BK
     if sampling.top_p < 1:
-        values_BV, ids_BV = scaled_BV.sort(dim=-1, descending=True, stable=True)
+        values_BV, ids_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
         return values_BV, ids_BV
-    return scaled_BV, None
+    return logits_BV, None
 
 
 def _splitmix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
