@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.foreign import write_folder
+from tests.trainer.test_hub_template import MARKED
 from tests.trainer.tiny import tiny_config
+from tests.trainer.toy_task import toy_files
 from trainer.cli import main
-from trainer.config import run_config
+from trainer.config import ACCEPTED_STAGES, run_config
 from trainer.dry_run import dry_run
 from trainer.plan import plan_text
 from trainer.sizing import training_plan
@@ -59,8 +63,67 @@ def test_with_a_configuration_it_prints_that_plan_and_touches_nothing_of_it(
     assert list(scratch.glob("gptops*")) == []
 
 
-def test_a_stage_with_rows_of_the_users_own_is_proven_without_them(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dpo", "--dry-run"]) == 0
+def without_a_configuration(stage: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main([stage, "--dry-run"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", [stage for stage in ACCEPTED_STAGES if stage != "pretrain"])
+def test_every_stage_takes_steps_of_its_own_on_rows_that_are_written_for_it(
+    stage: str, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = without_a_configuration(stage, capsys)
+    assert f"a tiny model, `{stage}` on rows written here" in said
+    assert "resumed from `step_00000003`" in said
+    assert re.search(r"^6 steps in \S+, [\d,]+ tokens, \d+\.\d\d GiB at most$", said, re.MULTILINE)
+    own = {"sft": "are learnt", "reward": "val loss", "dpo": "reference: 64 pairs", "orpo": "`texts` rows"}
+    assert own.get(stage, "rewards length") in said
+    assert said.endswith(f"this installation trains `{stage}`, saves, resumes and writes\n")
+    assert list(scratch.glob("gptops*")) == []
+
+
+def test_the_users_rows_and_functions_are_what_is_proven(
+    scratch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = toy_files(tmp_path / "toy")
+    rows = [{"question": f"n {i}", "right": "yes " * 30, "wrong": "no"} for i in range(40)]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mapping = "data.mapping={prompt: question, chosen: right, rejected: wrong}"
+    given = ["dpo.loss=ipo_mean", "lora.rank=8", "lora.targets=[q_proj]", "model.init_from=hf:owner/name"]
+    assert main(["dpo", "--dry-run", f"data.path={pairs}", mapping, *given]) == 0
     said = capsys.readouterr().out
-    assert "what `dpo` reads is looked at when it starts" in said
-    assert "this installation trains, saves, resumes and writes" in said
+    assert f"`dpo` on `{pairs}` (at most 256 rows)" in said
+    assert "rows are read as bytes" in said
+    assert "pairs" in said
+    assert "36 to train on" in said
+    assert "known when it is here" in said
+    functions = f"reward.functions=[{{use: '{toy / 'rewards.py'}:capitals'}}, {{use: 'model:runs/judge'}}]"
+    assert main(["grpo", "--dry-run", f"data.path={toy / 'prompts.jsonl'}", functions]) == 0
+    said = capsys.readouterr().out
+    assert "rewards capitals" in said
+    assert "left out: model:runs/judge" in said
+
+
+def test_a_tokenizer_that_lies_here_is_used_with_its_template(
+    scratch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "policy", template=MARKED)
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"instruction": "Say it.", "output": "It."}\n' * 40)
+    given = [f"model.init_from=hf:{folder}", "data.seq_len=64", "sft.template=hub", f"data.path={chats}"]
+    assert main(["sft", "--dry-run", *given]) == 0
+    said = capsys.readouterr().out
+    assert "`alpaca` rows as `hub`, 40 rows" in said
+    assert "rows are read as bytes" not in said
+
+
+def test_rows_that_cannot_be_trained_on_are_found_out(
+    scratch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "b"}\n' * 20)
+    assert main(["dpo", "--dry-run", f"data.path={pairs}"]) == 3
+    assert "`chosen` and `rejected` are equal" in capsys.readouterr().err
+    assert main(["sft", "--dry-run", f"data.path={tmp_path / 'nowhere.jsonl'}"]) == 3
+    assert list(scratch.glob("gptops*")) == []
