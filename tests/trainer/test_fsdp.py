@@ -86,6 +86,25 @@ def test_a_sharded_run_in_pieces_is_the_straight_one_to_the_bit(together: Path) 
     assert_same_run(together / "8", together / "4x8", 8)
 
 
+@pytest.mark.parametrize("name", ["whole_first", "pieces_first"])
+def test_a_run_goes_on_to_the_bit_from_either_form_of_checkpoint(together: Path, name: str) -> None:
+    forms = [(checkpoint(together / name, step) / "model").is_dir() for step in (4, 8)]
+    assert forms == ([False, True] if name == "whole_first" else [True, False])
+    assert_same_run(together / "8", together / name, 8)
+
+
+def test_what_one_rank_could_not_write_is_told_to_all_and_leaves_nothing(
+    together: Path, found: list[dict[str, Any]]
+) -> None:
+    assert "File too large" in found[1]["full"]
+    assert found[0]["full"] == found[1]["full"]
+    assert list((together / "full" / "checkpoints").iterdir()) == []
+
+
+def test_a_node_that_lacks_the_newest_sound_checkpoint_gets_it(found: list[dict[str, Any]]) -> None:
+    assert [rank["shared"] for rank in found] == [[["step_00000004"]] * 2] * 2
+
+
 def test_muon_steps_spread_matrices_as_it_steps_whole_ones(found: list[dict[str, Any]]) -> None:
     assert [rank["muon"] for rank in found] == pytest.approx([0, 0], abs=1e-6)
 

@@ -6,6 +6,8 @@ python -m torch.distributed.run --standalone --nproc-per-node=2 -m tests.trainer
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.trainer import sharded_muon
 from tests.trainer.ragged import RaggedBatch, RaggedStage
 from tests.trainer.tiny import tiny_config
+from trainer import manifest
+from trainer.checkpoints.disk import Disk
 from trainer.checkpoints.snapshot import Camera
 from trainer.config import RunConfig
 from trainer.console import Console
+from trainer.errors import CheckpointError
 from trainer.loop.distributed import World, opened_world
 from trainer.loop.engine import train
 from trainer.loop.optim import make_optimizer
+from trainer.loop.sharing import share_newest
 from trainer.loop.signals import StopRequest
 from trainer.loop.step import Gradients, Stepper
 from trainer.loop.validation import Validation
@@ -148,11 +154,67 @@ def main(folder: Path) -> None:
                 sharded = ("train.parallel=fsdp", "sample.every_steps=4", "sample.max_tokens=3")
                 run = tiny_config(out_dir, *RUN, *sharded, f"train.max_steps={max_steps}")
                 train(run, SharedStage(world.rank, world.num_processes), world, Console(world.is_first))
+        changing_form(folder, world)
+        found["full"] = full_disk(folder / "full", world)
+        found["shared"] = shared(folder, world)
         found["muon"] = sharded_muon.difference(world)
         muon_in_pieces(folder, world)
         everything = world.gather(found)
         if world.is_first:
             (folder / "found.json").write_text(json.dumps(everything))
+
+
+def changing_form(folder: Path, world: World) -> None:
+    """Runs of eight steps, saved by rank 0 alone in one half and by all ranks in the other."""
+    for name, forms in (("whole_first", ("false", "true")), ("pieces_first", ("true", "false"))):
+        (folder / name).mkdir(exist_ok=True)
+        for max_steps, form in zip((4, 8), forms, strict=True):
+            keys = ("train.parallel=fsdp", "sample.every_steps=4", "sample.max_tokens=3", f"checkpoint.sharded={form}")
+            run = tiny_config(folder / name, *RUN, *keys, f"train.max_steps={max_steps}")
+            train(run, SharedStage(world.rank, world.num_processes), world, Console(world.is_first))
+
+
+def full_disk(out_dir: Path, world: World) -> str:
+    """What this rank is told when rank 1 may not write files of the size that a checkpoint has."""
+    out_dir.mkdir(exist_ok=True)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if world.rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        run = tiny_config(out_dir, *RUN, "train.parallel=fsdp", "train.max_steps=5")
+        train(run, SharedStage(world.rank, world.num_processes), world, Console(world.is_first))
+    except CheckpointError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return "it was saved"
+
+
+def shared(folder: Path, world: World) -> list[list[str]]:
+    """What each rank has after it was given the newest checkpoint, on disks of their own: rank 0 alone had three, of
+    which the newest is damaged; then rank 1 lacks its own."""
+    disk, world.disk = world.disk, Disk(world.rank, world.num_processes, is_first=True)
+    own = folder / f"disk{world.rank}"
+    if world.is_first:
+        shutil.copytree(folder / "4x8" / "checkpoints", own)
+        shutil.copytree(folder / "whole_first" / "checkpoints" / "step_00000004", own / "step_00000006")
+        (own / "step_00000006" / "MANIFEST.json").write_text("{")
+        (own / "step_00000008" / "model" / "rank_00000.safetensors").write_bytes(b"")
+    found = []
+    for _ in range(2):
+        share_newest(own, world, Console(False))
+        found.append([path.name for path in manifest.checkpoints(own) if _is_sound(path)])
+        if world.rank == 1:
+            manifest.remove(own / "step_00000004")
+    world.disk = disk
+    return found
+
+
+def _is_sound(checkpoint: Path) -> bool:
+    try:
+        return manifest.verify(checkpoint).is_whole
+    except manifest.BrokenCheckpoint:
+        return False
 
 
 def muon_in_pieces(folder: Path, world: World) -> None:

@@ -30,6 +30,7 @@ from trainer.loop.random_state import RandomState, go_on_drawing, seed_process
 from trainer.loop.reporting import Reporter
 from trainer.loop.resume import checkpoint_to_resume, require_stage
 from trainer.loop.saving import Saver
+from trainer.loop.sharing import share_newest
 from trainer.loop.signals import StopRequest, stop_request
 from trainer.loop.step import Gradients, Stepper
 from trainer.loop.supply import Supply
@@ -84,6 +85,8 @@ class _Training:
         self.reporter = Reporter(config, world, console)
         self._guard = SkipGuard(config, world, console)
         torch.manual_seed(config.seed)
+        if config.resume != "never":
+            share_newest(self.saver.folder, world, console)
         resumes = world.any(bool(manifest.checkpoints(self.saver.folder)))
         self._model = policy_to_begin_with(config, stage, world, resumes=resumes).to(world.device)
         self._policy = wrapped(self._model, world, config.train)

@@ -53,6 +53,9 @@ class Saver:
     def resume_from(self, checkpoint: Path, state: files.TrainState) -> None:
         """Go on counting from there."""
         self.newest, self.best_loss, self.best_step = checkpoint, state.best_val_loss, state.best_step
+        disk = self._world.disk
+        if disk.is_first and not disk.is_shared:  # what other nodes bring at every restart would fill a disk
+            self._rotate(state.best_step)
 
     def consider(self, step: int, val_loss: float | None) -> None:
         """Note the loss of a step that has a checkpoint, or is about to have one."""
