@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.config import RunConfig, load_yaml, run_config
+from trainer.config import ConfigError, RunConfig, load_yaml, run_config
 
 if TYPE_CHECKING:  # argparse has this type for annotations only
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -37,4 +37,8 @@ def add_configured(commands: Commands, name: str, text: str) -> argparse.Argumen
 def configured(args: argparse.Namespace) -> RunConfig:
     """The configuration such a command was given. Raises ConfigError."""
     mapping = load_yaml(args.config) if args.config else None
-    return run_config(mapping, source=str(args.config or "defaults"), overrides=args.overrides)
+    try:
+        return run_config(mapping, source=str(args.config or "defaults"), overrides=args.overrides)
+    except ConfigError as error:
+        error.hint = error.hint or "`python -m trainer config` lists every key, what it takes and what it is for"
+        raise

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from trainer.config.mapping import ColumnMapping
+from trainer.config.problems import Unfit
 from trainer.config.sources import canonical, hub_source
 from trainer.config.strict import Model
 
@@ -51,9 +52,17 @@ class TokenizerConfig(Model):
     @model_validator(mode="after")
     def _whole(self) -> TokenizerConfig:
         if (self.kind == "folder") != bool(self.path):
-            raise ValueError("kind `folder` and a `path` belong together")
+            raise Unfit(
+                "kind `folder` and a `path` belong together",
+                why=f"kind is `{self.kind}`, path is `{self.path}`",
+                hint="data.tokenizer.path=FOLDER without a kind, or a kind without a path",
+            )
         if self.kind == "folder" and "vocab_size" not in self.model_fields_set:
-            raise ValueError(f"there is no tokenizer in `{self.path}` yet: give its vocab_size, or make it first")
+            raise Unfit(
+                f"there is no tokenizer in `{self.path}` yet: give its vocab_size, or make it first",
+                why="the folder is not here, or has neither a tokenizer of ours nor a tokenizer.json over bytes",
+                hint="python -m trainer tokenizer --vocab-size N --data TEXT --out FOLDER",
+            )
         if self.kind == "bpe" and self.vocab_size < SMALLEST_BPE:
             raise ValueError(f"a `bpe` tokenizer has at least {SMALLEST_BPE} tokens: 256 bytes and the special ones")
         return self

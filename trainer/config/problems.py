@@ -34,10 +34,18 @@ class ConfigError(TrainerError):
 
     exit_code = ExitCode.CONFIG
 
-    def __init__(self, problems: Iterable[Problem], *, hint: str = "") -> None:
+    def __init__(self, problems: Iterable[Problem], *, why: str = "", hint: str = "") -> None:
         self.problems = tuple(problems)
         assert self.problems, "an error without a problem"
-        super().__init__("\n       ".join(str(problem) for problem in self.problems), hint=hint)
+        super().__init__("\n       ".join(str(problem) for problem in self.problems), why=why, hint=hint)
+
+
+class Unfit(ValueError):
+    """Raised by a validator of values that are right alone and wrong together: it also says why, and what to do."""
+
+    def __init__(self, what: str, *, why: str, hint: str) -> None:
+        super().__init__(what)
+        self.why, self.hint = why, hint
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ The resolved form is stored in every checkpoint; on resume the two are compared.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from trainer.config.model import ModelConfig, completed
 from trainer.config.overrides import apply_overrides
 from trainer.config.posttraining import DpoConfig, OrpoConfig, SftConfig
 from trainer.config.presets import RunPreset, with_preset
+from trainer.config.problems import Unfit
 from trainer.config.reinforcement import GrpoConfig, PpoConfig, RewardConfig, RgpoConfig, RolloutConfig
 from trainer.config.strict import Model, validated
 from trainer.config.training import OptimConfig, ScheduleConfig, TrainConfig
@@ -83,30 +85,50 @@ class RunConfig(Model):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> RunConfig:
         if self.model.vocab_size < self.data.tokenizer.vocab_size and self.model.is_known:
-            raise ValueError(
+            begun = self.model.init_from
+            raise Unfit(
                 f"model.vocab_size {self.model.vocab_size} is smaller than the vocabulary of the "
-                f"`{self.data.tokenizer.kind}` tokenizer, {self.data.tokenizer.vocab_size}"
+                f"`{self.data.tokenizer.kind}` tokenizer, {self.data.tokenizer.vocab_size}",
+                why=f"the tokenizer is of another model than `{begun}`" if begun else "each of its ids needs a row",
+                hint="leave `data.tokenizer` out, the model's own is taken"
+                if begun
+                else "leave `model.vocab_size` out",
             )
         if self.lora.rank and not self.model.init_from:
-            raise ValueError("lora.rank: adapters stand beside weights that are there: name them in model.init_from")
+            raise Unfit(
+                "lora.rank: adapters stand beside weights that are there",
+                why="`model.init_from` is empty",
+                hint="model.init_from=RUN_OR_CHECKPOINT, or hf:OWNER/NAME",
+            )
         if self.lora.quantize != "none":
             self._require_quantizable()
         if self.lora.rank and self.train.parallel == "fsdp":
-            raise ValueError("lora.rank: adapters are trained with train.parallel `ddp`, not `fsdp`")
+            raise Unfit(
+                "lora.rank: adapters are trained with train.parallel `ddp`, not `fsdp`",
+                why="what learns is small, and the frozen base is not spread",
+                hint="train.parallel=ddp",
+            )
         if self.seq_len > self.model.max_seq_len and self.model.is_known:
-            raise ValueError(
+            raise Unfit(
                 f"data.seq_len {self.seq_len} is longer than the positions of the model, "
-                f"model.max_seq_len {self.model.max_seq_len}"
+                f"model.max_seq_len {self.model.max_seq_len}",
+                why="a token beyond them has no position",
+                hint=f"data.seq_len={self.model.max_seq_len}"
+                + ("" if self.model.init_from else f", or model.max_seq_len={self.seq_len}"),
             )
         if self.train.global_batch_size % self.train.micro_batch_size:
-            raise ValueError(
+            raise Unfit(
                 f"train.global_batch_size {self.train.global_batch_size} is not a multiple of "
-                f"train.micro_batch_size {self.train.micro_batch_size}"
+                f"train.micro_batch_size {self.train.micro_batch_size}",
+                why="a step is made of whole micro-batches",
+                hint=f"train.micro_batch_size={gcd(self.train.global_batch_size, self.train.micro_batch_size)}",
             )
         if self.schedule.warmup_steps >= self.train.max_steps:
-            raise ValueError(
+            raise Unfit(
                 f"schedule.warmup_steps {self.schedule.warmup_steps} leaves nothing of "
-                f"train.max_steps {self.train.max_steps}"
+                f"train.max_steps {self.train.max_steps}",
+                why="the learning rate would only rise",
+                hint=f"schedule.warmup_steps={self.train.max_steps // 10}, or a longer run",
             )
         return self
 

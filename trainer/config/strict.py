@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainer.config.problems import ConfigError, Problem, did_you_mean
+from trainer.config.problems import ConfigError, Problem, Unfit, did_you_mean
 
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 """A YAML list of texts, kept as a tuple."""
@@ -37,7 +37,11 @@ def validated(model: type[M], value: Any, *, source: str, at: str = "") -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(_problem(model, detail, source, at) for detail in error.errors()) from error
+        details = error.errors()
+        causes = (detail.get("ctx", {}).get("error") for detail in details)
+        unfit = next((cause for cause in causes if isinstance(cause, Unfit)), None)
+        said = {"why": unfit.why, "hint": unfit.hint} if unfit else {}
+        raise ConfigError((_problem(model, detail, source, at) for detail in details), **said) from error
 
 
 def _problem(model: type[BaseModel], detail: ErrorDetails, source: str, at: str) -> Problem:

@@ -19,11 +19,15 @@ from trainer.checkpoints.checkpoint import CONFIG, read_config
 from trainer.config import RunConfig, run_config
 from trainer.config.hf_policy import positions_of
 from trainer.errors import CheckpointError
+from trainer.models.hf_folder import hf_folder
 from trainer.models.policies import find_checkpoint, open_policy
 from trainer.quoting import shown
 
 HUB = "hf:"
 """Before the id of a model on the hub: `hf:HuggingFaceTB/SmolLM2-135M`."""
+
+_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken")
+"""Of a model of the hub, beside its weights: what tokenizers are kept in."""
 
 _UNLIMITED = 2048
 """Tokens of a row for a network that names no longest one (ALiBi, recurrent ones): GPT-3's context."""
@@ -77,13 +81,13 @@ class OwnModel:
 
 
 class TransformersModel:
-    """A causal LM of transformers, from a folder or from the hub."""
+    """A causal LM of transformers, from a folder."""
 
-    def __init__(self, folder_or_id: str, device: torch.device) -> None:
-        self._model, self._tokenizer = _opened(folder_or_id)
+    def __init__(self, folder: str, device: torch.device, *, name: str = "") -> None:
+        self._model, self._tokenizer = _opened(folder)
         self._model.to(device).eval()
         self._device = device
-        self.name = folder_or_id
+        self.name = name or folder
         self.max_seq_len = positions_of(self._model.config.to_dict()) or _UNLIMITED
         known = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
         self.start_id = next((int(each) for each in known if each is not None), 0)
@@ -103,22 +107,24 @@ def open_measured(which: str, device: torch.device) -> MeasuredModel:
     Raises CheckpointError where it is none of these.
     """
     if which.startswith(HUB):
-        return TransformersModel(which.removeprefix(HUB), device)
+        return TransformersModel(str(hf_folder(which, key="MODEL", also=_FILES)), device, name=which.removeprefix(HUB))
     path = Path(which).expanduser()
     if (path / "config.json").is_file():
         return TransformersModel(str(path), device)
     return OwnModel(find_checkpoint(path), device)
 
 
-def _opened(folder_or_id: str) -> tuple[Any, Any]:
+def _opened(folder: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # late: seconds, for those who need it
+    from transformers.utils import logging
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder_or_id)
-        return AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32), tokenizer
+        logging.disable_progress_bar()  # stderr has lines, one at a time
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(
-            f"{shown(Path(folder_or_id))} is no causal language model that transformers can load",
+            f"{shown(Path(folder))} is no causal language model that transformers can load",
             why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             hint="name a checkpoint, a run's folder, a folder with config.json, or hf:OWNER/NAME",
         ) from error

@@ -19,6 +19,7 @@ from trainer.loop.engine import Outcome, train
 from trainer.loop.signals import StopRequested, stop_request
 from trainer.models.hf_folder import resolved
 from trainer.models.hf_policy import require_unsloth
+from trainer.models.init_from import require_initial
 from trainer.models.quantized import require_quantizer
 from trainer.sizing import grad_accum_steps, num_parameters
 from trainer.stages import open_stage
@@ -58,6 +59,8 @@ def _begin(name: str, config: RunConfig, world: World, console: Console) -> None
         console.keep_log(Path(config.out_dir) / LOG_NAME)
     console.say(_headline(name, config, world))
     require_trackers(config.log.trackers)
+    if config.model.init_from and (config.lora.rank or not manifest.checkpoints(folder_of(Path(config.out_dir)))):
+        require_initial(config.model, config.data.tokenizer)
     require_quantizer(config.lora)
     if config.model.backend == "unsloth":
         require_unsloth()

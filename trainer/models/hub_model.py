@@ -21,7 +21,9 @@ def downloaded(name: str, *, also: tuple[str, ...] = (), key: str = "model.init_
     # Late: a start that begins with random weights does not need it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    disable_progress_bars()  # stderr has lines, one at a time
     others, patterns = [CONFIG, *also], [*WEIGHTS[:2], "model-*.safetensors"] if weights else []
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*others, *patterns], etag_timeout=_SECONDS))

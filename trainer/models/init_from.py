@@ -18,17 +18,20 @@ from torch import Tensor
 from trainer import manifest
 from trainer.checkpoints.adapters import base_sha256, has_adapter, merged, read_adapter, require_base
 from trainer.checkpoints.sharded import MODEL, is_sharded, read_whole
-from trainer.config import ConfigError, ModelConfig
+from trainer.config import ConfigError, ModelConfig, TokenizerConfig
 from trainer.config.initial import of_ours, of_transformers, our_config
 from trainer.config.strict import validated
 from trainer.config.yaml import load_yaml
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DataError
 from trainer.models import transformers_folder as theirs
 from trainer.models.build import build_model
-from trainer.models.hf_folder import is_hf, weights_of_hf
+from trainer.models.hf_folder import hf_folder, is_hf, weights_of_hf
 from trainer.models.hub_model import downloaded
-from trainer.quoting import shown
-from trainer.tokenizer import load_tokenizer
+from trainer.quoting import pasteable, shown
+from trainer.tokenizer import load_tokenizer, open_tokenizer
+
+_PROBE = "To be, or not to be: 1,234 times.\n\tif x != y:\n é 日本語 🙂"
+"""Text that two tokenizers of the same ids write alike, and others do not."""
 
 _MAY_DIFFER = {
     # A head of its own may begin as the embedding; the other way a matrix would be lost, which loading notices.
@@ -55,6 +58,39 @@ def initial_weights(config: ModelConfig, tokenizer_identity: str | None = None) 
     return state
 
 
+def require_initial(config: ModelConfig, tokenizer: TokenizerConfig) -> None:
+    """Refuse before anything takes long what would be refused when weights are loaded: a source that is not there,
+    another size, another tokenizer than theirs. A model of the hub is brought here. Raises CheckpointError.
+    """
+    folder = Path(config.init_from).expanduser()
+    if (ours := our_config(folder)) is not None:
+        _require_same_size(of_ours(load_yaml(ours)), config)
+        if tokenizer.kind != "bpe":  # that one is trained first
+            _require_identity(ours.parent, open_tokenizer(tokenizer).identity)
+        return
+    if is_hf(config.init_from):
+        folder = hf_folder(config.init_from)
+    else:
+        folder = folder if folder.is_dir() else downloaded(config.init_from)
+        _require_same_size(of_transformers(theirs.read_settings(folder)), config)
+    _require_same_ids(folder, tokenizer)
+
+
+def _require_same_ids(folder: Path, tokenizer: TokenizerConfig) -> None:
+    """Of a tokenizer that lies beside weights of transformers: they know its ids, and no others."""
+    try:
+        known = open_tokenizer(TokenizerConfig(path=str(folder)))
+    except (DataError, ValueError):
+        return  # none, or one that cannot be used here: nothing to compare with
+    used = open_tokenizer(tokenizer) if tokenizer.kind != "bpe" else None
+    if used is None or used.encode(_PROBE) != known.encode(_PROBE):
+        raise CheckpointError(
+            f"{shown(folder)} was trained with another tokenizer",
+            why=f"the ids of a `{tokenizer.kind}` tokenizer mean other text there",
+            hint=f"data.tokenizer.path={pasteable(folder)}",
+        )
+
+
 def _of_ours(checkpoint: Path, config: ModelConfig, tokenizer_identity: str | None) -> dict[str, Tensor]:
     try:
         manifest.verify(checkpoint)
@@ -64,15 +100,20 @@ def _of_ours(checkpoint: Path, config: ModelConfig, tokenizer_identity: str | No
         raise CheckpointError(
             f"{shown(checkpoint)} is broken", why=str(problem), hint="take the one before it"
         ) from problem
-    if tokenizer_identity not in (None, (was := load_tokenizer(checkpoint / "tokenizer")).identity):
+    if tokenizer_identity is not None:
+        _require_identity(checkpoint, tokenizer_identity)
+    if not config.tied_head and "head.weight" not in state:
+        state["head.weight"] = state["token_embedding.weight"].clone()
+    return state
+
+
+def _require_identity(checkpoint: Path, tokenizer_identity: str) -> None:
+    if tokenizer_identity != (was := load_tokenizer(checkpoint / "tokenizer")).identity:
         raise CheckpointError(
             f"{shown(checkpoint)} was trained with another tokenizer",
             why=f"its `{was.kind}` has {was.vocab_size} tokens and another identity: the same ids mean other text",
             hint=f"data.tokenizer.path={checkpoint / 'tokenizer'}",
         )
-    if not config.tied_head and "head.weight" not in state:
-        state["head.weight"] = state["token_embedding.weight"].clone()
-    return state
 
 
 def whole_weights(checkpoint: Path, *, heads: bool = False) -> dict[str, Tensor]:
