@@ -19,8 +19,8 @@ from trainer.chats.pairs import EncodedPair, fitted_pair
 from trainer.config import ConfigError, RunConfig, run_config
 from trainer.errors import TrainerError
 from trainer.loop.start import run_stage
+from trainer.models import token_logps
 from trainer.models.loss import IGNORE_INDEX
-from trainer.models.token_logps import linear_token_logps
 from trainer.stages import preference_losses as losses
 
 
@@ -52,14 +52,18 @@ def test_the_odds_ratio_term_has_trls_values() -> None:
     assert torch.allclose(losses.orpo(chosen, rejected, 0.1), -chosen - term)
 
 
+@pytest.mark.parametrize("slice_logits", [11, 22, 2**25])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_log_probabilities_of_labels_and_their_gradients_are_those_of_whole_logits(dtype: torch.dtype) -> None:
+def test_log_probabilities_of_labels_and_their_gradients_are_those_of_whole_logits(
+    dtype: torch.dtype, slice_logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_logps, "SLICE_LOGITS", slice_logits)
     torch.manual_seed(0)
     hidden = torch.randn(7, 4, dtype=dtype, requires_grad=True)
     weight = torch.randn(11, 4, dtype=dtype, requires_grad=True)
     labels = torch.tensor([1, IGNORE_INDEX, 5, 10, IGNORE_INDEX, 0, 3])
     weights = torch.randn(7)
-    found = linear_token_logps(hidden, weight, labels)
+    found = token_logps.linear_token_logps(hidden, weight, labels)
     (found * weights).sum().backward()
     mine = [hidden.grad, weight.grad]
     hidden.grad = weight.grad = None
@@ -73,7 +77,7 @@ def test_log_probabilities_of_labels_and_their_gradients_are_those_of_whole_logi
 
 def test_a_rank_without_a_label_still_reaches_every_parameter() -> None:
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
-    linear_token_logps(hidden, weight, torch.full((3,), IGNORE_INDEX)).sum().backward()
+    token_logps.linear_token_logps(hidden, weight, torch.full((3,), IGNORE_INDEX)).sum().backward()
     assert weight.grad is not None
     assert not weight.grad.any()
 

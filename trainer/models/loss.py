@@ -88,7 +88,7 @@ def _added(total: Tensor | None, part: Tensor) -> Tensor:
 
 def _cross_entropy_sum(logits_CV: Tensor, labels_C: Tensor, wants_gradient: bool) -> Tensor:
     """The loss of a slice. With `wants_gradient` it turns `logits_CV` into softmax minus one-hot."""
-    rows = _softmax_rows(logits_CV)
+    rows = softmax_rows(logits_CV)
     loss_sum = logits_CV.new_zeros((), dtype=torch.float32)
     for logits_RV, labels_R in zip(torch.split(logits_CV, rows), torch.split(labels_C, rows), strict=True):
         kept_R = labels_R != IGNORE_INDEX
@@ -104,7 +104,8 @@ def _cross_entropy_sum(logits_CV: Tensor, labels_C: Tensor, wants_gradient: bool
     return loss_sum
 
 
-def _softmax_rows(logits_CV: Tensor) -> int:
+def softmax_rows(logits_CV: Tensor) -> int:
+    """How many tokens' softmax fit into the cache at a time."""
     if torch.compiler.is_compiling():  # it fuses by itself, and would unroll the loop
         return logits_CV.shape[0]
     return max(1, SOFTMAX_LOGITS.get(logits_CV.device.type, SLICE_LOGITS) // logits_CV.shape[1])
