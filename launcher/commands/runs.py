@@ -15,6 +15,8 @@ from pathlib import PurePosixPath
 from launcher.paths import RemoteRun
 from launcher.remote.transport import Command
 
+REFUSED = 73
+"""What `run.sh start` answers where a scheduler did not take the job (templates/slurm.sh)."""
 LOG_IS_SHORTER = 66
 """What `run.sh log` answers where the log has fewer bytes than it was asked to skip."""
 
@@ -52,7 +54,11 @@ _START = """\
 set -e
 if [ -d "$1" ]; then mv -- "$1" "$2"; fi
 if [ ! -f "$2/run.sh" ]; then echo 'the run was not prepared' >&2; exit 69; fi
-exec sh "$2/run.sh" start 1
+code=0
+sh "$2/run.sh" start 1 || code=$?
+# Refused by a scheduler, it goes back to where nobody finds it.
+if [ "$code" -eq 73 ]; then mv -- "$2" "$1"; fi
+exit "$code"
 """
 
 

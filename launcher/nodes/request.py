@@ -13,6 +13,7 @@ from launcher.providers.base import Offer, Wanted
 from launcher.providers.ssh import READY_SECONDS
 from launcher.providers.static_host import StaticHost
 from launcher.remote.host import Address
+from launcher.slurm.clusters import slurm_named
 from launcher.spec.host_request import Flags
 from launcher.spec.jobs import HostSpec, JobSpec
 from launcher.spec.jobs_file import Jobs, load_jobs
@@ -40,8 +41,8 @@ def group_request(flags: Flags, nodes: int | None, project: Project) -> GroupReq
     jobs = load_jobs(project.jobs_file)
     job = jobs.job(flags.job) if flags.job else None
     count = nodes or (job.resources.nodes if job else 1)
-    if count == 1:
-        return None
+    if count == 1 or slurm_named(jobs.hosts, flags.host or (job.host if job else None)):
+        return None  # on a cluster the login node alone is opened; Slurm gives the others
     provider = flags.provider or (job.provider if job and flags.host is None else "ssh")
     if provider != "ssh":
         reason = f"`{provider}` gives single machines without a network of their own"

@@ -27,6 +27,8 @@ from launcher.running.outcome import LINES_SHOWN, never_started, require_no_fail
 from launcher.running.status import Phase, RunStatus, read_status
 from launcher.running.stop import stop_run
 from launcher.since import Since
+from launcher.slurm.job import SlurmJob
+from launcher.slurm.queue import await_start
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Attached:
 
     def follow(self, sink: Sink, *, start: int) -> RunStatus:
         """Give the log on from byte `start` until the run has ended. Raises RunFailed, or NotFound where it is gone."""
+        await_start(self._job, self.row.run_id, self.notice, self.clock)
         follower = Follower(
             self.transport, self.remote, self.local, sink, self.notice, self._is_open, self.clock, shown=start
         )
@@ -70,6 +73,9 @@ class Attached:
         self.record(status)
         require_no_failure(self.row, status, self.copy.tail(LINES_SHOWN))
         return status
+
+    def _job(self) -> SlurmJob | None:
+        return read_status(self.transport, self.remote).job
 
     def look(self) -> RunStatus:
         """How the run is now, with everything its log has now at home."""

@@ -44,6 +44,10 @@ _START_TRIES = 4
 _PREPARE_SECONDS = 300.0
 
 
+class JobRefused(HostUnfit):
+    """Its scheduler did not take the job: nothing was started."""
+
+
 @dataclass(frozen=True)
 class Means:
     """What carrying out needs besides the plan."""
@@ -64,7 +68,8 @@ def launch(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
     if plan.skip_setup:
         _say_what_is_there(plan, means)
     else:
-        run_setup(means.transport, plan.setup, gpus=plan.job.resources.gpus, say=means.say)
+        gpus = 0 if plan.slurm else plan.job.resources.gpus  # a login node has none, and no driver
+        run_setup(means.transport, plan.setup, gpus=gpus, say=means.say)
     crashpoint("train:set_up")
     return start_run(plan, host, means)
 
@@ -100,7 +105,11 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
             resolve(row, RunStatus(Phase.ABSENT), means.transport, means.ledger)
             raise
         crashpoint("train:prepared")
-        status = start_there(plan.remote, means)
+        try:
+            status = start_there(plan.remote, means)
+        except JobRefused:
+            resolve(row, RunStatus(Phase.ABSENT), means.transport, means.ledger)
+            raise
         crashpoint("train:started")
         audit(means.state.audit_log, means.clock, "started", run=plan.run_id, host=host.name)
         return mark(means.ledger, row, status)
@@ -257,6 +266,9 @@ def start_there(run: RemoteRun, means: Means) -> RunStatus:
     if result.exit_code != 0:
         name = means.transport.host.name
         why = result.stderr.strip() or f"run.sh ended with code {result.exit_code}"
+        if result.exit_code == commands.REFUSED:
+            hint = f"correct `hosts.{name}.slurm` in jobs.yaml; gptops ssh {name} -- sinfo"
+            raise JobRefused(f"Slurm on `{name}` refused the job", why=why, hint=hint)
         raise HostUnfit(f"`{name}` could not start the run", why=why, hint=f"gptops ssh {name}")
     return status_of(result, means.transport.host.name)
 

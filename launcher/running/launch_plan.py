@@ -24,8 +24,11 @@ from launcher.running.run_env import refuse_reserved, run_env
 from launcher.running.snapshot import Snapshot
 from launcher.running.starters import Start, start_of
 from launcher.running.upload import preview, remote_code
+from launcher.slurm import batch as batches
+from launcher.slurm.batch import Batch, require_startable
 from launcher.spec.jobs import JobSpec
 from launcher.spec.secrets import masked
+from launcher.spec.slurm import SlurmSpec
 from trainer.config import RunConfig, dump_yaml
 
 
@@ -49,6 +52,8 @@ class LaunchPlan:
     """A checkpoint at home that the run goes on from; its run's metrics go with it."""
     begin_from: Path | None = None
     """A checkpoint of an earlier job at home, whose weights and tokenizer the run begins with."""
+    slurm: SlurmSpec | None = None
+    """What the cluster wants to be told, where the host is its login node: then Slurm starts the training."""
 
     @property
     def remote(self) -> RemoteRun:
@@ -71,7 +76,7 @@ class LaunchPlan:
         """run.env, in the order it is written: ours, the job's, the secrets."""
         ours = {
             "GPTOPS_RUN_ID": self.run_id,
-            "GPTOPS_STARTER": shlex.join(self.start.starter),
+            **({} if self.slurm else {"GPTOPS_STARTER": shlex.join(self.start.starter)}),
             "GPTOPS_COMMAND": shlex.join(self.start.training),
             "GPTOPS_VENV": f"../venvs/{self.setup.key}",
         }
@@ -84,7 +89,18 @@ class LaunchPlan:
             RunFile("train.yaml", self.train_yaml.encode()),
             RunFile("run.sh", template("run.sh").encode(), 0o755),
             RunFile("setup.sh", template("setup.sh").encode(), 0o755),
+            *self._batch_files(),
         )
+
+    @property
+    def batch(self) -> str | None:
+        """What sbatch is given, where Slurm starts the training."""
+        return None if self.slurm is None else Batch(self.job, self.slurm).of_run(self.run_id)
+
+    def _batch_files(self) -> tuple[RunFile, ...]:
+        if (batch := self.batch) is None:
+            return ()
+        return RunFile(batches.FILE, batch.encode(), 0o755), RunFile(batches.SCRIPT, template(batches.SCRIPT).encode())
 
     def commands(self) -> tuple[Command, ...]:
         """What is typed on the host once code and environment are there."""
@@ -103,10 +119,14 @@ def plan_run(
     host: tuple[str, int] | None,
     secrets: Mapping[str, str],
     skip_setup: bool = False,
+    slurm: SlurmSpec | None = None,
 ) -> LaunchPlan:
     """The plan for a run on `host` (its name and GPUs). Raises JobsError or HostUnfit where it could not work."""
     refuse_reserved([*job.env, *job.secrets], job_name=job_name)
     name, gpus = host or (None, job.resources.gpus)
+    if slurm is not None:
+        require_startable(job, job_name)
+        gpus = job.resources.gpus  # the login node's own do not matter; Slurm gives what the job asks for
     return LaunchPlan(
         run_id=run_id,
         job_name=job_name,
@@ -119,6 +139,7 @@ def plan_run(
         host_name=name,
         skip_setup=skip_setup,
         secrets=secrets,
+        slurm=slurm,
     )
 
 
@@ -151,8 +172,13 @@ def plan_text(plan: LaunchPlan) -> str:
     lines += ["", "what is typed there:"]
     for command in plan.commands():
         lines += _indented(f"{command}{'   < run.env train.yaml run.sh setup.sh' if command.stdin else ''}")
-    starter, training = shlex.join(plan.start.starter), shlex.join(plan.start.training)
-    lines += ["", "what that starts:", f"  {starter} sh ./run.sh worker", f"  and each of these: {training}"]
+    training = shlex.join(plan.start.training)
+    if (batch := plan.batch) is not None:
+        submitted = [line for line in batch.splitlines() if line.startswith("#SBATCH")]
+        lines += ["", "what that submits:", *_indented("\n".join(submitted)), f"  and each process runs: {training}"]
+    else:
+        starter = shlex.join(plan.start.starter)
+        lines += ["", "what that starts:", f"  {starter} sh ./run.sh worker", f"  and each of these: {training}"]
     return "\n".join(lines)
 
 
@@ -171,7 +197,7 @@ def plan_json(plan: LaunchPlan) -> dict[str, Any]:
         "train": plan.config.model_dump(mode="json"),
         "files": [{"name": file.name, "mode": f"{file.mode:o}"} for file in plan.files()],
         "commands": [list(command.argv) for command in plan.commands()],
-        "starter": list(plan.start.starter),
+        "starter": ["sbatch", batches.FILE] if plan.slurm else list(plan.start.starter),
         "training": list(plan.start.training),
     }
 

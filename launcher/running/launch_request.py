@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launcher.books.ledger import InstanceRow, Ledger
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.errors import NotFound
 from launcher.project import JOBS_FILE, find_project
 from launcher.running.beginning import beginning_of, begun_from
 from launcher.running.launch_plan import LaunchPlan, plan_run
 from launcher.running.select import pick_host
 from launcher.running.snapshot import snapshot
+from launcher.slurm.clusters import cluster_for
 from launcher.spec.jobs import JobSpec, require_supported
 from launcher.spec.jobs_file import load_jobs, resolve_train, shown
 from launcher.spec.secrets import secret_values
@@ -58,7 +59,9 @@ def plan_of(
     config = resolve_train(job, request.job, jobs, request.overrides)
     begins_from = None if request.only_look else beginning_of(config, project, ledger)
     secrets = secret_values(job.secrets, environment, job_name=request.job)
-    hosts = _hosts(request, job, ledger, choose)
+    there, named = ledger.instances(InstanceState.OPEN), jobs.job(request.job).host
+    cluster = cluster_for(jobs.hosts, there, request.host, named, must_be_open=not request.only_look)
+    hosts = cluster[0] if cluster else _hosts(request, job, ledger, choose)
     plan = plan_run(
         project,
         request.job,
@@ -69,6 +72,7 @@ def plan_of(
         host=(", ".join(host.name for host in hosts), min(host.gpus for host in hosts)) if hosts else None,
         secrets=secrets,
         skip_setup=request.skip_setup,
+        slurm=cluster[1] if cluster else None,
     )
     if request.resume_from is not None:
         plan = replace(plan, config=plan.config.model_copy(update={"resume": "must"}))

@@ -44,7 +44,7 @@ def require_no_failure(row: RunRow, status: RunStatus, last_lines: bytes) -> Non
     if status.phase is Phase.LOST:
         raise RunFailed(
             f"`{row.run_id}` was lost: nothing of it lives on `{row.host_name}`, and nothing says how it ended",
-            why=_then("the machine was restarted, or everything on it was killed", said),
+            why=_then(_why_lost(status), said),
             hint=f"gptops sync {row.run_id}   # brings home what it has saved",
         )
     if status.exit_code == TrainerExitCode.PEER_LOST and isinstance(status, NodesStatus):
@@ -55,6 +55,10 @@ def require_no_failure(row: RunRow, status: RunStatus, last_lines: bytes) -> Non
         why=_then("its last words", said) if said else "it said nothing",
         hint=f"gptops logs {row.run_id}   # `{row.host_name}` is still open: gptops down {row.host_name}",
     )
+
+
+def _why_lost(status: RunStatus) -> str:
+    return status.job.words() if status.job else "the machine was restarted, or everything on it was killed"
 
 
 def _node_lost(row: RunRow, status: NodesStatus, said: str) -> RunFailed:

@@ -17,6 +17,7 @@ from launcher.paths import RemoteRun
 from launcher.remote.several import Several
 from launcher.remote.together import each
 from launcher.remote.transport import Result, Transport
+from launcher.slurm.job import SlurmJob, job_of
 from trainer.errors import ExitCode as TrainerExitCode
 
 STOPPED = 75
@@ -60,6 +61,8 @@ class RunStatus:
     """The newest step in metrics.jsonl."""
     checkpoint_step: int | None = None
     """The newest whole checkpoint on the host."""
+    job: SlurmJob | None = None
+    """Where Slurm has its machines: what Slurm says of it."""
 
     @property
     def is_over(self) -> bool:
@@ -178,6 +181,7 @@ def parse_status(facts: Mapping[str, str]) -> RunStatus:
         log_bytes=_number(facts, "log_bytes") or 0,
         step=_number(facts, "step"),
         checkpoint_step=_number(facts, "checkpoint"),
+        job=job_of(facts),
     )
 
 

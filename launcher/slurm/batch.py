@@ -41,7 +41,7 @@ class Batch:
             f"GPTOPS_FOLDER=${{GPTOPS_FOLDER:-runs/{job_name}-$SLURM_JOB_ID}} # set it to go on in an earlier one",
             "GPTOPS_CODE=.",
             "GPTOPS_LOG=",
-            f"GPTOPS_EXPECTED_PROCESSES={self.job.processes_per_node}",
+            f"export GPTOPS_EXPECTED_PROCESSES={self.job.processes_per_node * self.job.resources.nodes}",
             f"GPTOPS_COMMAND={shlex.quote(command)}",
             f"GPTOPS_TRAIN_YAML={shlex.quote(dump_yaml(config.model_dump(mode='json', exclude_defaults=True)))}",
             *(f"export {name}={shlex.quote(value)}" for name, value in self.environment().items()),

@@ -77,7 +77,10 @@ def host_request(flags: Flags, project: Project) -> HostRequest:
     if not rented and (market := _for_markets(flags)):
         raise UsageError(f"{market} goes with a market, not with `{provider}`", hint="gptops offers")
     image = job.image if job else DEFAULT_IMAGE if rented else ""
-    return HostRequest(provider, _wanted(flags, job, rented=rented), image, flags.offer or host, statics, job, train)
+    wanted = _wanted(flags, job, rented=rented)
+    if host is not None and host in hosts and hosts[host].scheduler:
+        wanted = Wanted()  # a login node: the machines that train are the scheduler's to give
+    return HostRequest(provider, wanted, image, flags.offer or host, statics, job, train)
 
 
 def _from_file(flags: Flags, project: Project) -> tuple[JobSpec | None, RunConfig | None, Mapping[str, HostSpec]]:

@@ -162,7 +162,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
 JobCompType=jobcomp/none
 AccountingStorageType=accounting_storage/none
-KillWait=5
+KillWait=60
 GresTypes=gpu
 {machines}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES

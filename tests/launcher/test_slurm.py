@@ -1,0 +1,193 @@
+"""A real Slurm trains: submitted, followed, stopped, requeued, resumed, refused, held up, and gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from launcher.rendering.request import RenderRequest, rendered
+from tests.launcher.cluster_lab import Lab, answer, make_lab
+from tests.launcher.command_line import gptops
+from tests.launcher.waiting import wait_until
+from trainer import manifest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    yield from make_lab(tmp_path_factory.mktemp("lab"))
+
+
+def test_two_nodes_train_one_model_and_its_checkpoint_comes_home(lab: Lab) -> None:
+    def on_laptop(*words: str) -> str:
+        done = gptops(*words, home=lab.obedient.state.root, cwd=lab.real)
+        assert done.exit_code == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    said = on_laptop("train", "tiny")
+    assert said.count("step 6/6  loss") == 1, "one training of two nodes, not two trainings"
+    [run] = [path for path in (lab.real / "runs").iterdir() if path.name.startswith("tiny-")]
+    assert (lab.fact(run.name, "phase"), lab.fact(run.name, "exit_code")) == ("ended", "0")
+    assert len(list((lab.remote(run.name) / "status" / "workers").glob("*.exit"))) == 2
+    assert not list(lab.remote(run.name).rglob("evil"))
+    on_laptop("sync", run.name)
+    assert [manifest.verify(path).step for path in manifest.checkpoints(run / "checkpoints")][-1] == 6
+
+
+def test_before_the_time_limit_it_saves_requeues_itself_and_goes_on_to_the_end(lab: Lab) -> None:
+    with lab.steps_up_to(3):
+        run_id = lab.start()
+        lab.await_step(run_id, 3)
+        job = lab.fact(run_id, "slurm_job")
+        lab.signal(run_id, "USR1")
+        wait_until(lambda: "is requeued, to go on from step_00000003" in lab.log(run_id), what=lab.log(run_id))
+        now = lab.status(run_id)
+        assert (now["alive"], now["phase"] == "ended") == ("yes", False), "it is not over, it waits"
+    followed = lab.gptops("logs", run_id, "-f")
+    assert followed.exit_code == 0, followed.stderr
+    assert "begins after step 3" in followed.stdout
+    assert (lab.fact(run_id, "slurm_job"), lab.fact(run_id, "attempt")) == (job, "2")
+    assert lab.steps(run_id)[-1] == 8
+    assert lab.obedient.root.joinpath("runs", run_id, "train.log").read_text() == lab.log(run_id)
+
+
+def test_stop_lets_it_save_and_the_job_does_not_come_back(lab: Lab) -> None:
+    with lab.steps_up_to(3):
+        run_id = lab.start()
+        lab.await_step(run_id, 3)
+        stopped = lab.gptops("stop", run_id, "--json")
+        assert stopped.exit_code == 0, stopped.stderr
+        told = answer(stopped)
+        assert (told["phase"], told["exit_code"], told["checkpoint_step"]) == ("ended", 75, 3)
+        assert lab.fact(run_id, "slurm_job") not in lab.slurm.jobs()
+        assert lab.gptops("logs", run_id, "-f").exit_code == 75
+
+
+def test_a_job_that_somebody_cancels_saves_and_is_not_requeued(lab: Lab) -> None:
+    with lab.steps_up_to(3):
+        run_id = lab.start()
+        lab.await_step(run_id, 3)
+        lab.slurm.call("scancel", lab.fact(run_id, "slurm_job"))
+        lab.await_gone(run_id)
+        assert lab.steps(run_id) == [2, 3]
+        assert lab.gptops("logs", run_id, "-f").exit_code == 75
+
+
+def test_a_time_limit_too_short_for_one_checkpoint_does_not_requeue_for_ever(lab: Lab) -> None:
+    with lab.steps_up_to(0):
+        run_id = lab.start()
+        wait_until(lambda: lab.fact(run_id, "phase") == "running", what="it trains")
+        (lab.remote(run_id) / "status" / "idle_turns").write_text("2\n")
+        wait_until(lambda: "begins after" in lab.log(run_id), what="the trainer listens")
+        lab.signal(run_id, "USR1")
+        wait_until(lambda: "3 turns in a row have saved no new checkpoint" in lab.log(run_id), what=lab.log(run_id))
+        lab.await_gone(run_id)
+        assert lab.fact(run_id, "exit_code") == "75"
+
+
+def test_a_failed_training_is_told_with_its_own_code_and_last_words(lab: Lab) -> None:
+    lab.obedient.crash_at(3, 4, "the data is damaged", once=True)
+    done = lab.gptops("train", "demo", "--host", "cluster", "--skip-setup")
+    assert done.exit_code == 9, done.stderr
+    assert "ended with exit code 4" in done.stderr
+    assert "the data is damaged" in done.stderr
+
+
+def test_a_partition_that_does_not_exist_is_told_in_slurms_words_and_leaves_nothing(lab: Lab) -> None:
+    jobs = lab.obedient.root / "jobs.yaml"
+    before, folders = jobs.read_text(), sorted((lab.slurm.login.home / "gptops").glob("*/run.env"))
+    jobs.write_text(before.replace("partition: debug", "partition: no-such-partition"))
+    try:
+        done = lab.gptops("train", "demo", "--host", "cluster", "--skip-setup")
+    finally:
+        jobs.write_text(before)
+    assert done.exit_code == 7, done.stderr
+    assert "error: Slurm on `cluster` refused the job" in done.stderr
+    assert "invalid partition specified: no-such-partition" in done.stderr
+    assert sorted((lab.slurm.login.home / "gptops").glob("*/run.env")) == folders
+    assert not list((lab.slurm.login.home / "gptops" / "preparing").iterdir())
+
+
+def test_a_queue_that_never_starts_is_told_with_position_and_reason_and_stop_takes_the_job_back(lab: Lab) -> None:
+    lab.slurm.call("scontrol", "update", "PartitionName=debug", "State=DOWN")
+    try:
+        with lab.obedient.started("train", "demo", "--host", "cluster", "--skip-setup") as waiting:
+            assert waiting.stderr is not None
+            told = next(line for line in waiting.stderr if "waits: job" in line)
+            waiting.kill()
+            waiting.communicate()
+        assert "is PENDING (PartitionDown: its partition is down), 1 of 1 in debug" in told
+        assert "it will not start by itself, `gptops stop " in told
+        run_id = told.split("`")[1]
+        assert answer(lab.gptops("logs", run_id, "--json"))["phase"] == "starting"
+        stopped = lab.gptops("stop", run_id)
+        assert stopped.exit_code == 0, stopped.stderr
+        assert "was stopped before it could save" in stopped.stderr
+        assert lab.slurm.jobs() == []
+    finally:
+        lab.slurm.call("scontrol", "update", "PartitionName=debug", "State=UP")
+        lab.slurm.await_idle()
+
+
+def test_a_job_that_vanished_is_told(lab: Lab) -> None:
+    with lab.steps_up_to(2):
+        run_id = lab.start()
+        lab.await_step(run_id, 2)
+        job = lab.fact(run_id, "slurm_job")
+        (lab.remote(run_id) / "status" / "slurm_job").write_text("987654\n")
+        done = lab.gptops("logs", run_id, "-f")
+        lab.slurm.call("scancel", "--signal=KILL", "--full", job)
+        wait_until(lambda: job not in lab.slurm.jobs(), what="the end of the job")
+    assert done.exit_code == 9, done.stderr
+    assert "Slurm knows no job 987654 (any more)" in done.stderr
+
+
+def test_a_failing_prolog_is_seen_and_the_job_can_be_taken_back(lab: Lab) -> None:
+    lab.slurm.refuse_to_begin(True)
+    try:
+        run_id = lab.start()
+        wait_until(lambda: "held" in str(lab.status(run_id)["job_reason"]), what=f"{lab.status(run_id)}")
+        assert lab.status(run_id)["job_state"] == "PENDING"
+        assert lab.gptops("stop", run_id).exit_code == 0
+        wait_until(lambda: lab.slurm.jobs() == [], what="an empty queue")
+    finally:
+        lab.slurm.refuse_to_begin(False)
+
+
+def test_a_controller_that_does_not_answer_has_not_ended_the_run(lab: Lab) -> None:
+    with lab.steps_up_to(2):
+        run_id = lab.start()
+        lab.await_step(run_id, 2)
+        conf = lab.slurm.login.call("sh", "-c", "mount -t tmpfs none /run/munge && echo hidden")
+        status = lab.status(run_id)
+        lab.slurm.login.call("umount", "/run/munge")
+        assert conf == "hidden\n"
+        assert (status["alive"], status["job_state"], status["phase"]) == ("yes", "UNKNOWN", "running")
+        assert lab.gptops("stop", run_id).exit_code == 0
+
+
+def test_a_batch_file_by_hand_is_taken_by_sbatch_and_trains_into_a_folder_of_its_job(lab: Lab) -> None:
+    home, there = lab.slurm.login.home / "by hand", f"{lab.slurm.login.home_there}/by hand"
+    home.mkdir()
+    for name in ("trainer", "torch"):
+        (home / name).symlink_to(lab.obedient.root / name)
+    (home / "job.sbatch").write_text(rendered(RenderRequest("demo", "slurm"), start=lab.obedient.root))
+    job = lab.slurm.call("sh", "-c", f"cd '{there}' && PYTHONPATH=. sbatch --parsable job.sbatch").strip()
+    wait_until(lambda: job not in lab.slurm.jobs(), what="the end of the job")
+    output = (home / f"slurm-{job}.out").read_text()
+    assert "step 8/8" in output, output
+    assert (home / "runs" / f"demo-{job}" / "status" / "exit_code").read_text() == "0\n"
+
+
+def test_the_login_node_is_opened_alone_and_run_sends_to_train(lab: Lab) -> None:
+    refused = lab.gptops("run", "demo", "--yes")
+    assert refused.exit_code == 2
+    assert "trains on the cluster `cluster`" in refused.stderr
+    closed = lab.gptops("train", "demo", "--host", "closed")
+    assert closed.exit_code == 4
+    assert "hint:  gptops up --host closed" in closed.stderr
+    looked = lab.gptops("train", "demo", "--host", "closed", "--dry-run")
+    assert looked.exit_code == 0, looked.stderr
+    assert "#SBATCH --partition=closed" in looked.stdout
