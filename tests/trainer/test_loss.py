@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainer.config import ModelConfig
 from trainer.models import loss
+from trainer.models.build import build_model
 from trainer.models.loss import IGNORE_INDEX, linear_cross_entropy
 
 M, D, V = 37, 24, 211
@@ -121,3 +123,17 @@ def test_the_logits_of_a_batch_are_never_all_there(monkeypatch: pytest.MonkeyPat
             function(hidden_MD, weight_VD, labels_M).backward()
         numbers.append(largest.numbers)
     assert numbers == [V * D, 64 * V]  # the gradient of the head is the largest; the plain way makes all logits
+
+
+@pytest.mark.parametrize("num_labels", [None, 5])
+def test_a_network_that_is_told_how_many_labels_count_has_the_same_loss(num_labels: int | None) -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(d_model=8, n_layers=1, n_heads=2, max_seq_len=8, vocab_size=V))
+    ids, labels = torch.randint(V, (2, 8)), torch.full((2, 8), IGNORE_INDEX)
+    labels[0, 2:5], labels[1, 6:] = ids[0, 3:6], ids[1, :2]
+    found = model(ids, labels, num_labels=num_labels).loss_sum
+    found.backward()
+    whole = F.cross_entropy(model(ids).logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    (expected,) = torch.autograd.grad(whole, [model.token_embedding.weight])
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(model.token_embedding.weight.grad, expected)

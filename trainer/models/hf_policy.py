@@ -63,6 +63,7 @@ class TransformersPolicy(LanguageModel):
         last_only: bool = False,
         per_token: bool = False,
         temperature: float = 1.0,
+        num_labels: int | None = None,
     ) -> GPTOutput:
         if self._head_is_a_matrix:
             return super().forward(
@@ -74,6 +75,7 @@ class TransformersPolicy(LanguageModel):
                 last_only=last_only,
                 per_token=per_token,
                 temperature=temperature,
+                num_labels=num_labels,
             )
         found = self.network(
             **self._asked(ids_BT, positions_BT, documents_BT, cache), output_hidden_states=self.value_head is not None

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from trainer.config.model import ModelConfig
 from trainer.models.attention import document_mask, document_positions
 from trainer.models.cache import KVCache
-from trainer.models.loss import linear_cross_entropy
+from trainer.models.loss import IGNORE_INDEX, linear_cross_entropy
 from trainer.models.packed import Product
+from trainer.models.products import linear
 from trainer.models.token_logps import linear_token_logps
 
 
@@ -60,7 +61,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None and not torch.is_grad_enabled():
             return self.packed(x)
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def reset_parameters(self) -> None:
         pass
@@ -106,6 +107,7 @@ class LanguageModel(nn.Module):
         last_only: bool = False,
         per_token: bool = False,
         temperature: float = 1.0,
+        num_labels: int | None = None,
     ) -> GPTOutput:
         """The summed loss where labels are given, else the logits (of the last token alone with `last_only`).
 
@@ -113,7 +115,8 @@ class LanguageModel(nn.Module):
 
         Labels are already shifted: `labels_BT[b, t]` is what should follow `ids_BT[b, t]`, or IGNORE_INDEX. With
         `documents_BT` a row is several documents, which do not see each other; positions count from the start of each.
-        With a cache, `ids_BT` are the tokens after those it holds.
+        With a cache, `ids_BT` are the tokens after those it holds. `num_labels` says how many labels are not
+        IGNORE_INDEX, where that is known: the loss then spends nothing on the others.
         """
         x_BTD = self.hidden(ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, cache=cache)
         if labels_BT is not None and per_token:
@@ -122,7 +125,8 @@ class LanguageModel(nn.Module):
             values_BT = None if self.value_head is None else self.value_head(x_BTD).squeeze(-1).float()
             return GPTOutput(logps=logps_M.view_as(labels_BT), values=values_BT)
         if labels_BT is not None:
-            loss_sum = linear_cross_entropy(x_BTD.flatten(0, 1), self.head_weight, labels_BT.flatten())
+            counted = _counted(x_BTD.flatten(0, 1), labels_BT.flatten(), num_labels)
+            loss_sum = linear_cross_entropy(counted[0], self.head_weight, counted[1])
             return GPTOutput(loss_sum=loss_sum)
         if last_only:
             x_BTD = x_BTD[:, -1:]
@@ -171,3 +175,11 @@ class LanguageModel(nn.Module):
     def normed(self, x_BTD: Tensor) -> Tensor:
         """The last norm."""
         raise NotImplementedError
+
+
+def _counted(hidden_MD: Tensor, labels_M: Tensor, num_labels: int | None) -> tuple[Tensor, Tensor]:
+    """The tokens whose labels count, in their order; found by sorting, so that nobody waits for a GPU to count them."""
+    if num_labels is None or not 0 < num_labels < len(labels_M):
+        return hidden_MD, labels_M
+    places_K = (labels_M == IGNORE_INDEX).byte().argsort(stable=True)[:num_labels]
+    return hidden_MD[places_K], labels_M[places_K]

@@ -97,7 +97,8 @@ class SftStage:
 
     def loss(self, policy: nn.Module, batch: ChatBatch) -> LossOutput:
         apart = {"positions_BT": batch.positions_BT, "documents_BT": batch.documents_BT}
-        return LossOutput(policy(batch.ids_BT, batch.labels_BT, **(apart if self._config.sft.packing else {})).loss_sum)
+        given: dict[str, Any] = {"num_labels": batch.num_units, **(apart if self._config.sft.packing else {})}
+        return LossOutput(policy(batch.ids_BT, batch.labels_BT, **given).loss_sum)
 
     def state_dict(self) -> dict[str, Any]:
         return {"next_sample": self._next_sample, "data": self._data.identity}
