@@ -27,8 +27,9 @@ _CHAT_TEMPLATE = "chat_template.jinja"
 _PROBE = "".join(map(chr, range(0x250))) + " Ab\r\n\n\tcd  日本語🙂\U0010ffff"
 """Every byte, and what the tokenizers that lose text lose."""
 
-_MAY_BE_LOST = dict.fromkeys(set(range(0x20)) - set(map(ord, "\t\n\r")))
-"""Control characters that no text has: SmolLM2 has no token for six of them."""
+_MAY_BE_LOST = frozenset(range(0x20)) - frozenset(b"\t\n\r")
+"""Control characters that no text has. A vocabulary may have no token for them, as SmolLM2's has none for six; they are
+then left out of a text, and nothing that knows only this vocabulary could keep them."""
 
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 """How others call the end of a text, where their folder does not say."""
@@ -71,6 +72,12 @@ class ForeignTokenizer:
         if self.chat_template:
             (folder / _CHAT_TEMPLATE).write_text(self.chat_template, encoding="utf-8")
 
+    @property
+    def left_out(self) -> str:
+        """The characters that its ids cannot say: control characters without a token."""
+        known = {byte_of_letter().get(token) for token in self._tokenizer.get_vocab(with_added_tokens=True)}
+        return "".join(chr(byte) for byte in sorted(_MAY_BE_LOST - known))
+
     @cached_property
     def _table(self) -> list[bytes]:
         byte_of, table = byte_of_letter(), ["\ufffd".encode()] * self.vocab_size
@@ -100,7 +107,7 @@ def loaded_foreign(folder: Path) -> ForeignTokenizer:
     if eot is None:
         raise _unusable(path, "it has no special token that ends a text")
     found = ForeignTokenizer(tokenizer, saved, settings, eot)
-    came, wanted = (text.translate(_MAY_BE_LOST) for text in (found.decode(found.encode(_PROBE)), _PROBE))
+    came, wanted = found.decode(found.encode(_PROBE)), _PROBE.translate(dict.fromkeys(map(ord, found.left_out)))
     if came != wanted:
         lost = next((a for a, b in zip(wanted, came, strict=False) if a != b), wanted[len(came) :][:1])
         raise _unusable(path, f"it loses text: {lost!r} does not come back from its ids")
