@@ -16,7 +16,7 @@ def slurm_at(hosts: Mapping[str, HostSpec], name: str, address: str | None) -> S
 
     The same login node may stand there several times, with a partition each: then the name decides.
     """
-    there = {key: spec for key, spec in hosts.items() if spec.scheduler and str(_address(spec)) == address}
+    there = {key: spec for key, spec in hosts.items() if spec.scheduler and _address_of(hosts, key) == address}
     named = [spec for key, spec in there.items() if _plain(key) == name]
     chosen = named or list(there.values())
     return chosen[0].slurm if chosen else None
@@ -40,6 +40,7 @@ def cluster_for(
         name = _plain(asked or job_host or "")
         fitting = [each for each in clusters if each[0].name == name]
         fitting = fitting or [each for each in clusters if each[0].name.startswith(name)]
+        fitting = fitting or [each for each in clusters if each[0].address == _address_of(hosts, asked or job_host)]
     else:
         fitting = clusters if len(open_hosts) == 1 else []
     meant = asked if asked is not None else job_host
@@ -62,5 +63,7 @@ def _plain(key: str) -> str:
     return key.lower().replace("_", "-")
 
 
-def _address(spec: HostSpec) -> Address:
-    return Address(spec.host, spec.port, spec.user)
+def _address_of(hosts: Mapping[str, HostSpec], name: str | None) -> str | None:
+    """As the ledger has it."""
+    spec = hosts.get(name or "")
+    return str(Address(spec.host, spec.port, spec.user)) if spec else None
