@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from launcher.books.ledger import InstanceRow, Ledger
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.errors import NotFound, Unreachable
 from launcher.paths import StatePaths
 from launcher.running.status import Phase, parse_status
@@ -106,8 +106,6 @@ def ledger(gptops_home: StatePaths, fake_clock: FakeClock) -> Iterator[Ledger]:
 
 
 def opened(ledger: Ledger, *names: tuple[str, str]) -> list[InstanceRow]:
-    from launcher.books.ledger import InstanceState
-
     for name, address in names:
         ledger.intend_instance(
             label=name, name=name, provider="ssh", project="tests", price_per_hour=0.0, gpus=0, gpu_name=""
@@ -135,4 +133,5 @@ def test_the_only_open_host_is_taken_and_a_cluster_that_is_not_open_is_named(led
         partition([], None, "cluster")
     assert refused.value.hint == "gptops up --host cluster"
     assert cluster_for(HOSTS, [], "cluster", None, must_be_open=False) == ([], HOSTS["cluster"].slurm)
-    assert partition(opened(ledger, ("renamed", "me@login:22")), None, None) == "gpu"
+    renamed = opened(ledger, ("renamed", "me@login:22"))
+    assert partition(renamed, None, None) == partition(renamed, None, "cluster") == "gpu"
