@@ -3,6 +3,7 @@
     python3 preflight.py facts            tools, disk, GPUs and clock, as one line of JSON
     python preflight.py torch             what torch sees (with the environment that will train)
     python preflight.py reduce            two processes add up a tensor (starts torchrun on itself)
+    python preflight.py nodes BYTES       (under torchrun on every node) all processes add up so many bytes
     python3 preflight.py checkpoint DIR   make a small checkpoint in DIR/checkpoints, as the trainer would
 
 The last line of stdout is the answer; a fact that could not be had is {"error": why}.
@@ -20,6 +21,7 @@ import time
 
 WRITE_BYTES = 64 << 20
 CHECKPOINT_BYTES = 1 << 20
+TIMES = 3
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -137,6 +139,35 @@ def rank():
     return {"backend": "nccl" if on_gpus else "gloo", "right": right, "seconds": seconds} if me == 0 else None
 
 
+def nodes(size):
+    """One of the processes of several nodes: rank 0 answers with the bandwidth that each link had to carry."""
+    import torch
+    import torch.distributed as dist
+
+    local, count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    on_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= count
+    device = torch.device("cuda", local) if on_gpus else torch.device("cpu")
+    if on_gpus:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpus else "gloo")
+    me, world = dist.get_rank(), dist.get_world_size()
+    tensor = torch.full((int(size) // 4,), float(me + 1), device=device)
+    dist.all_reduce(tensor)
+    right = bool((tensor == world * (world + 1) / 2).all())
+    dist.barrier()
+    began = time.perf_counter()
+    for _ in range(TIMES):
+        dist.all_reduce(tensor)
+    if on_gpus:
+        torch.cuda.synchronize()
+    seconds = (time.perf_counter() - began) / TIMES
+    dist.destroy_process_group()
+    # "Bus bandwidth" as nccl-tests reckons it: what a ring sends over each link, whatever the number of processes.
+    bus = 2 * (world - 1) / world * int(size) / seconds
+    answer = {"backend": "nccl" if on_gpus else "gloo", "world": world, "right": right, "seconds": seconds, "bus": bus}
+    return answer if me == 0 else None
+
+
 def checkpoint(folder):
     sys.path.insert(0, str(HERE))
     import manifest
@@ -147,7 +178,7 @@ def checkpoint(folder):
     return {"name": manifest.publish(building).name}
 
 
-MODES = {"facts": facts, "torch": torch_facts, "reduce": reduce, "rank": rank, "checkpoint": checkpoint}
+MODES = {"facts": facts, "torch": torch_facts, "reduce": reduce, "rank": rank, "nodes": nodes, "checkpoint": checkpoint}
 
 if __name__ == "__main__":
     answer = MODES[sys.argv[1]](*sys.argv[2:])

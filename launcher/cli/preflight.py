@@ -11,7 +11,10 @@ from launcher.cli import completion
 from launcher.cli.options import Json, examples
 
 if TYPE_CHECKING:
+    from launcher.books.ledger import InstanceRow
+    from launcher.clock import Clock
     from launcher.hosts.preflight_checks import Asked, Check
+    from launcher.paths import StatePaths
 
 app = typer.Typer()
 
@@ -23,7 +26,10 @@ app = typer.Typer()
 def preflight(
     host: Annotated[
         str | None,
-        typer.Argument(help="Host, or the beginning of its name. None: the only one.", autocompletion=completion.hosts),
+        typer.Argument(
+            help="Host, or the beginning of its name, or a group of hosts. None: the only one.",
+            autocompletion=completion.hosts,
+        ),
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs it must have. Else: those it was opened with.")] = None,
     as_json: Json = False,
@@ -31,7 +37,8 @@ def preflight(
     """Check a host before it costs time and money.
 
     Login, links, disk, GPUs, driver, torch, an all-reduce, and a checkpoint there and back. Ends
-    with code 14 where a check fails: the run could not work there as asked.
+    with code 14 where a check fails: the run could not work there as asked. Of a group, every machine, and then what
+    they are to each other: alike, reachable, how fast, and an all-reduce over all.
     """
     # Late: `gptops --help` needs none of this.
     import tempfile
@@ -47,6 +54,9 @@ def preflight(
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
+        group = [row for row in ledger.instances() if host and row.group_name == host]
+        if group:
+            return _examine_group(group, gpus, state, clock, as_json=as_json)
         row = pick_host(ledger, host)
     asked = Asked(row.name, row.gpus if gpus is None else gpus, (row.gpu_name,) if row.gpu_name else ())
     transport = transport_to(row, state, clock)
@@ -56,6 +66,29 @@ def preflight(
     finally:
         transport.close()
     _show(asked, checks, as_json=as_json)
+
+
+def _examine_group(
+    rows: list[InstanceRow], gpus: int | None, state: StatePaths, clock: Clock, *, as_json: bool
+) -> None:
+    import tempfile
+    from pathlib import Path
+
+    from launcher.hosts.preflight_checks import Asked
+    from launcher.nodes.opening import connected
+    from launcher.nodes.preflight import NodesPreflight
+    from launcher.project import find_project
+    from launcher.running.upload import remote_code
+
+    asked = [
+        Asked(row.name, row.gpus if gpus is None else gpus, (row.gpu_name,) if row.gpu_name else ()) for row in rows
+    ]
+    insides = [row.inside for row in rows]
+    project = find_project(Path.cwd())
+    code = remote_code(project) if project.jobs_file else None
+    with connected(rows, state, clock) as there, tempfile.TemporaryDirectory(prefix="gptops-") as scratch:
+        checks = NodesPreflight(there, insides, asked, code, None, clock, Path(scratch), console.say).checks()
+    _show(Asked(rows[0].group_name), checks, as_json=as_json)
 
 
 def _show(asked: Asked, checks: list[Check], *, as_json: bool) -> None:

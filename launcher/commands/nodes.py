@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from launcher.remote.transport import Command
 from launcher.running.render import template
+
+REDUCE_SECONDS = 150
+"""Importing torch from a slow disk on a busy machine takes most of it."""
 
 
 def facts(venv: PurePosixPath | str) -> Command:
@@ -36,6 +40,27 @@ def reach(address: str, number: int, size: int) -> Command:
 def code(folder: PurePosixPath) -> Command:
     """Print one hash over the code in this folder."""
     return _ask("code", str(folder))
+
+
+def all_reduce(
+    folder: PurePosixPath, python: str, environment: Mapping[str, str], processes: int, size: int
+) -> Command:
+    """One node's part of an all-reduce over all of them; `environment` is what run.env would say of the meeting."""
+    interface, first = environment["GPTOPS_INTERFACE"], environment["GPTOPS_NODE_RANK"] == "0"
+    torchrun = (
+        f"--nnodes={environment['GPTOPS_NODES']}",
+        f"--node-rank={environment['GPTOPS_NODE_RANK']}",
+        f"--nproc-per-node={processes}",
+        f"--local-addr={environment['GPTOPS_ADDRESS']}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={environment['GPTOPS_RENDEZVOUS']}",
+        f"--rdzv-id={folder.name}",
+        f"--rdzv-conf=is_host={int(first)},join_timeout={REDUCE_SECONDS}",
+    )
+    settings = (f"GLOO_SOCKET_IFNAME={interface}", f"NCCL_SOCKET_IFNAME=={interface}", "OMP_NUM_THREADS=1")
+    program = (str(folder / "preflight.py"), "nodes", str(size))
+    limit = ("timeout", "-k", "5", str(REDUCE_SECONDS))
+    return Command((*limit, "env", *settings, python, "-m", "torch.distributed.run", *torchrun, *program))
 
 
 def _ask(*words: str) -> Command:

@@ -49,6 +49,17 @@ def choose_nodes(
     return answering[:count]
 
 
+def most_nodes(rows: Sequence[InstanceRow], count: int, state: StatePaths, clock: Clock) -> list[InstanceRow]:
+    """Those of these machines that answer now, so many at most: what is lost is left out, a spare one takes its place.
+
+    Raises Unreachable where none answers.
+    """
+    answering, silent = _asked(rows, state, clock)
+    if not answering:
+        raise Unreachable(f"no machine of `{rows[0].group_name}` answers", why=silent[0].why, hint="gptops ps")
+    return answering[:count]
+
+
 def _with_fewer(job: str, rows: Sequence[InstanceRow]) -> str:
     return f"gptops train {job} --host {rows[0].group_name} --nodes {len(rows)}"
 
