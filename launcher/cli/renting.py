@@ -81,6 +81,9 @@ def offers(
     region: Region = None,
     spot: Spot = None,
     bid: Bid = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines that train together: no market gives them; says what does.")
+    ] = None,
     sort: Annotated[str, typer.Option(help="cost, price, reliability or bandwidth.")] = "cost",
     everything: Annotated[
         bool, typer.Option("--all", help="Name every offer that was left out, with its reason.")
@@ -102,7 +105,7 @@ def offers(
     flags = Flags(
         provider, None, gpus, gpu, max_price, job, disk, min_reliability, tuple(region or ()), _spot(spot, bid), bid
     )
-    found = look_around(flags, find_project(Path.cwd()), state_paths(), SystemClock(), _sort(sort))
+    found = look_around(flags, find_project(Path.cwd()), state_paths(), SystemClock(), _sort(sort), nodes)
     if as_json:
         console.emit_json(choice_json(found.choice))
     else:

@@ -17,6 +17,7 @@ from launcher.slurm.clusters import slurm_named
 from launcher.spec.host_request import Flags
 from launcher.spec.jobs import HostSpec, JobSpec
 from launcher.spec.jobs_file import Jobs, load_jobs
+from launcher.spec.together import require_one
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ def group_request(flags: Flags, nodes: int | None, project: Project) -> GroupReq
     if count == 1 or slurm_named(jobs.hosts, flags.host or (job.host if job else None)):
         return None  # on a cluster the login node alone is opened; Slurm gives the others
     provider = flags.provider or (job.provider if job and flags.host is None else "ssh")
-    if provider != "ssh":
-        reason = f"`{provider}` gives single machines without a network of their own"
-        raise UsageError(f"{count} nodes at `{provider}` cannot train together", why=reason, hint="--host GROUP")
+    require_one(provider, count)
     name = flags.host or (job.host if job else None) or _only_group(jobs, count)
     return _request(jobs, name, count, flags, job, project)
 

@@ -16,6 +16,7 @@ from launcher.renting.choice import Choice
 from launcher.renting.market import sorted_out
 from launcher.renting.ranking import Order, SortBy
 from launcher.spec.host_request import OWN, Flags, HostRequest, host_request
+from launcher.spec.together import require_one
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,18 @@ class Markets:
     """Why others are not in the list: no key, no answer."""
 
 
-def look_around(flags: Flags, project: Project, state: StatePaths, clock: Clock, sort: SortBy) -> Markets:
+def look_around(
+    flags: Flags, project: Project, state: StatePaths, clock: Clock, sort: SortBy, nodes: int | None = None
+) -> Markets:
     """The offers of the provider that was named, by the command line or the job, or of every market.
 
-    Raises what kept the last one from answering, where none did.
+    Raises what kept the last one from answering, where none did, and UsageError for several `nodes` (none said: the
+    job's): no market gives machines that can train together.
     """
     choices: dict[str, Choice] = {}
     silent: list[GptopsError] = []
     for asked in _each_provider(flags, project):
+        require_one(asked.provider, nodes or (asked.job.resources.nodes if asked.job else 1))
         request = rent_request(asked, project.name, sort=sort)
         try:
             provider = open_provider(asked.provider, state, clock=clock, hosts=asked.static_hosts)

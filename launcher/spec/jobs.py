@@ -26,6 +26,7 @@ from launcher.errors import JobsError
 from launcher.spec.defaults import DEFAULT_DISK_GIB, DEFAULT_IMAGE, DEFAULT_MIN_RELIABILITY
 from launcher.spec.notify import NotifySpec
 from launcher.spec.slurm import SlurmSpec
+from launcher.spec.together import INSTEAD, WHY_ALONE
 from trainer.config import ACCEPTED_STAGES, Model, Strings
 
 Stage = Literal["pretrain", "sft", "dpo", "orpo", "ppo", "grpo", "rgpo"]
@@ -254,7 +255,7 @@ class JobSpec(Model):
             have = ", ".join(ACCEPTED_PROVIDERS)
             found.append(("provider", f"`{self.provider}` is not in this version, which has: {have}"))
         if self.resources.nodes > 1 and self.provider != "ssh":
-            reason = f"`{self.provider}` gives single machines; several on one network: `provider: ssh` with a group"
+            reason = f"{self.resources.nodes} at `{self.provider}`: {WHY_ALONE[self.provider]}; instead: {INSTEAD}"
             found.append(("resources.nodes", reason))
         return tuple(found)
 

@@ -139,7 +139,7 @@ def test_what_a_later_version_runs_is_refused_by_name_and_with_what_there_is() -
     with pytest.raises(JobsError) as raised:
         require_supported(later, "chat")
     assert raised.value.what.splitlines() == [
-        "jobs.yaml: jobs.chat.resources.nodes: `vast` gives single machines; several on one network: `provider: ssh`"
+        "jobs.yaml: jobs.chat.resources.nodes: 2 at `vast`: a market of single containers, without a private network"
         " with a group",
     ]
     require_supported(job(), "demo")
