@@ -13,7 +13,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MEASUREMENTS = ("startup", "install_size", "pull_checkpoint", "train_step", "encode", "input_pipeline", "generate")
+MEASUREMENTS = (
+    "startup",
+    "install_size",
+    "pull_checkpoint",
+    "train_step",
+    "encode",
+    "input_pipeline",
+    "generate",
+    "post_training",
+)
 
 
 def main() -> None:
