@@ -19,6 +19,7 @@ from trainer.models.attention import document_mask, document_positions
 from trainer.models.cache import KVCache
 from trainer.models.loss import IGNORE_INDEX, linear_cross_entropy
 from trainer.models.packed import Product
+from trainer.models.products import linear
 from trainer.models.token_logps import linear_token_logps
 
 
@@ -60,7 +61,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None and not torch.is_grad_enabled():
             return self.packed(x)
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def reset_parameters(self) -> None:
         pass

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.models.products import times_transposed
+
 IGNORE_INDEX = -100
 """A label that is not to be predicted: it adds nothing to the loss and nothing to the gradient."""
 
@@ -63,11 +65,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden_MD.shape[0], rows):
             part = slice(start, start + rows)
             hidden_CD, kept_C1 = hidden_MD[part], kept_M1[part]
-            logits_CV = hidden_CD @ weight_VD.t()
+            logits_CV = times_transposed(hidden_CD, weight_VD)
             loss_sum += _cross_entropy_sum(logits_CV, labels_M[part], wants_gradient)
             if grad_hidden_MD is not None:
                 # Ignored tokens are zeroed here, in D numbers each, not in the V of their logits.
-                grad_hidden_MD[part] = (logits_CV @ weight_VD) * kept_C1
+                grad_hidden_MD[part] = times_transposed(logits_CV, weight_VD.t()) * kept_C1
                 grad_weight_VD = _added(grad_weight_VD, logits_CV.t() @ (hidden_CD * kept_C1))
             del logits_CV  # before the next slice is made
         ctx.save_for_backward(grad_hidden_MD, grad_weight_VD)
