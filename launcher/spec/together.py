@@ -6,15 +6,13 @@ from launcher.errors import UsageError
 
 WHY_ALONE = {
     "local": "all nodes would be this one machine; `processes` starts several there",
-    "vast": "a market of single containers, without a private network between the machines of different owners",
+    "vast": "single containers without a private network between them; machines of one `cluster_id`, which may have one, "
+    "are not rented as such",
     "runpod": "its pods have no network of their own, and its clusters are another product, which gptops does not rent",
     "lambda_cloud": "gptops rents one machine at a time there; its clusters are another product",
 }
-"""Vast lets machines of one `cluster_id` have a network, where an owner offers that; no offer of it was ever seen."""
 
-INSTEAD = (
-    "several machines of yours as a group (docs/nodes.md), Slurm (docs/slurm.md), or `gptops render --for skypilot`"
-)
+INSTEAD = "a group of machines of yours (docs/nodes.md), Slurm (docs/slurm.md), or `gptops render --for skypilot`"
 
 
 def require_one(provider: str, nodes: int) -> None:

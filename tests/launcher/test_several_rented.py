@@ -17,7 +17,7 @@ jobs:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("up", "--provider", "vast", "--nodes", "2"), "without a private network between the machines"),
+        (("up", "--provider", "vast", "--nodes", "2"), "single containers without a private network between them"),
         (("up", "--job", "two"), "its clusters are another product, which gptops does not rent"),
         (("up", "--provider", "local", "--nodes", "2"), "all nodes would be this one machine"),
         (("offers", "--provider", "lambda_cloud", "--nodes", "2"), "one machine at a time there"),
