@@ -101,6 +101,13 @@ def test_what_one_rank_could_not_write_is_told_to_all_and_leaves_nothing(
     assert list((together / "full" / "checkpoints").iterdir()) == []
 
 
+def test_processes_that_were_told_different_things_do_not_begin(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        same, other_seed, other_folder = rank["alike"]
+        assert same == other_folder == ""
+        assert "process 1, on node 0, would not train what process 0 does\nwhy:   `seed` is 1 there, 1337 here" in other_seed
+
+
 def test_a_node_that_lacks_the_newest_sound_checkpoint_gets_it(found: list[dict[str, Any]]) -> None:
     assert [rank["shared"] for rank in found] == [[["step_00000004"]] * 2] * 2
 

@@ -28,7 +28,8 @@ from trainer.checkpoints.disk import Disk
 from trainer.checkpoints.snapshot import Camera
 from trainer.config import RunConfig
 from trainer.console import Console
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, EngineError
+from trainer.loop.alike import require_alike
 from trainer.loop.distributed import World, opened_world
 from trainer.loop.engine import train
 from trainer.loop.optim import make_optimizer
@@ -157,6 +158,7 @@ def main(folder: Path) -> None:
         changing_form(folder, world)
         found["full"] = full_disk(folder / "full", world)
         found["shared"] = shared(folder, world)
+        found["alike"] = [alike(folder, world, *own) for own in (["", ""], ["", "seed=1"], ["", "out_dir=/elsewhere"])]
         found["muon"] = sharded_muon.difference(world)
         muon_in_pieces(folder, world)
         everything = world.gather(found)
@@ -188,6 +190,16 @@ def full_disk(out_dir: Path, world: World) -> str:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     return "it was saved"
+
+
+def alike(folder: Path, world: World, *overrides: str) -> str:
+    """What this rank is told where each rank has its own of these."""
+    own = overrides[world.rank]
+    try:
+        require_alike(tiny_config(folder, *([own] if own else [])), world)
+    except EngineError as error:
+        return str(error)
+    return ""
 
 
 def shared(folder: Path, world: World) -> list[list[str]]:

@@ -132,7 +132,7 @@ def _set_newer_aside(folder: Path, chosen: Path | None, console: Console) -> Non
 
 def _require_compatible(checkpoint: Path, config: RunConfig, console: Console) -> None:
     """Refuse a configuration the checkpoint does not fit, naming each field; say what changed and may."""
-    old, new = _flat(read_config(checkpoint)), _flat(config.model_dump(mode="json"))
+    old, new = flat(read_config(checkpoint)), flat(config.model_dump(mode="json"))
     changed = {key: (old[key], new[key]) for key in old if key in new and old[key] != new[key]}
     refused = [f"`{key}` was {was}, is {now}" for key, (was, now) in changed.items() if not _is_free(key)]
     if refused:
@@ -152,7 +152,8 @@ def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(free + ".") for free in _FREE)
 
 
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
+def flat(value: Any, at: str = "") -> dict[str, Any]:
+    """A configuration's leaves by their dotted keys."""
     return dict(_leaves(value, at))
 
 

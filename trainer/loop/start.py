@@ -14,6 +14,7 @@ from trainer.checkpoints.out_dir import claimed
 from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.errors import EngineError, TrainerError
+from trainer.loop.alike import require_alike
 from trainer.loop.distributed import World, opened_world
 from trainer.loop.engine import Outcome, train
 from trainer.loop.signals import StopRequested, stop_request
@@ -33,6 +34,7 @@ def run_stage(name: str, config: RunConfig) -> Outcome:
     """Train the stage called `name`. Every process of the run calls this. Raises TrainerError."""
     with stop_request(), opened_world(config.train) as world:
         console = Console(world.is_first)
+        require_alike(config, world)
         try:
             with claimed(Path(config.out_dir), world):
                 return _train(name, config, world, console)
