@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.trainer.foreign import write_folder
-from tests.trainer.toy_task import toy_files
 from trainer.cli import main
 from trainer.errors import ExitCode
 
@@ -32,7 +31,6 @@ ASKED = {"role": "user", "content": "q"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("bad")
-    toy_files(found)
     write_folder(found / "policy")
     write_folder(found / "other", seed=1)
     return found
@@ -78,31 +76,6 @@ def test_rows_that_teach_nothing_are_refused_with_the_first_of_them(
     assert [each for each in words if each not in said] == []
 
 
-REWARDS: list[tuple[str, tuple[str, ...]]] = [
-    ("raises", ("every call of a reward function failed", "raises: ValueError: no idea, 8 times", "reward test")),
-    ("no_number", ("every call of a reward function failed", "which is no finite number, 8 times")),
-    ("equal", ("nothing to learn in the first 1 rollouts", "all rewards that are compared are equal: 0.5")),
-]
-
-
-@pytest.mark.parametrize(("function", "words"), REWARDS)
-def test_rewards_that_teach_nothing_end_the_run(
-    function: str, words: tuple[str, ...], folder: Path, tried: Callable[..., tuple[int, str]]
-) -> None:
-    functions = f"reward.functions=[{{use: '{folder / 'rewards.py'}:{function}'}}]"
-    code, said = tried("grpo", [{"prompt": f"n {i}"} for i in range(20)], functions)
-    assert code == ExitCode.DATA
-    assert [each for each in words if each not in said] == []
-
-
-def test_a_reward_function_that_hangs_ends_the_run(folder: Path, tried: Callable[..., tuple[int, str]]) -> None:
-    functions = f"reward.functions=[{{use: '{folder / 'rewards.py'}:hangs'}}]"
-    rows = [{"prompt": f"n {i}"} for i in range(20)]
-    code, said = tried("rgpo", rows, functions, "reward.timeout_seconds=0.05")
-    assert code == ExitCode.DATA
-    assert "hangs: no answer within 0.05 s, 8 times" in said
-
-
 REFERENCES: list[tuple[str, tuple[str, ...], ExitCode, str]] = [
     ("dpo", (), ExitCode.CONFIG, "model.init_from: is empty, and the reference is where a policy begins"),
     ("dpo", ("model.init_from=./nowhere",), ExitCode.CHECKPOINT, "`./nowhere`: there is no such folder"),
@@ -125,9 +98,12 @@ def test_a_model_that_is_not_there_is_named(
     assert found == code
 
 
+def beginning_from(policy: Path) -> tuple[str, ...]:
+    return (f"model={{init_from: 'hf:{policy}'}}", f"data.tokenizer={{path: '{policy}'}}", "data.seq_len=64")
+
+
 def test_a_policy_without_a_chat_template_is_refused(folder: Path, tried: Callable[..., tuple[int, str]]) -> None:
-    given = (f"model={{init_from: 'hf:{folder / 'policy'}'}}", "sft.template=hub", "data.tokenizer.path=" + str(folder))
-    given = (*given[:2], f"data.tokenizer={{path: '{folder / 'policy'}'}}", "data.seq_len=64")
+    given = (*beginning_from(folder / "policy"), "sft.template=hub")
     code, said = tried("sft", [{"prompt": "a", "completion": "b"}] * 20, *given)
     assert code == ExitCode.DATA
     assert "the policy brings no chat template" in said
@@ -138,12 +114,7 @@ def test_an_adapter_does_not_go_on_beside_another_base(
     folder: Path, tmp_path: Path, tried: Callable[..., tuple[int, str]]
 ) -> None:
     base = shutil.copytree(folder / "policy", tmp_path / "base")
-    given = (
-        f"model={{init_from: 'hf:{base}'}}",
-        f"data.tokenizer={{path: '{base}'}}",
-        "data.seq_len=64",
-        "lora.rank=2",
-    )
+    given = (*beginning_from(base), "lora.rank=2")
     rows = [{"prompt": f"n {i}", "completion": "b"} for i in range(20)]
     assert tried("sft", rows, *given)[0] == ExitCode.OK
     shutil.copyfile(folder / "other" / "model.safetensors", base / "model.safetensors")

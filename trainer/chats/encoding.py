@@ -79,7 +79,9 @@ def fitted(rows: Iterable[Encoded], seq_len: int, counts: Counter[str]) -> list[
         kept.append(short)
     if not kept:
         told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-        raise DataError("no conversation can be learnt from", why=told or "there is none", hint="`data.seq_len=...`")
+        raise DataError(
+            "no conversation can be learnt from", why=told or "there is none", hint="for long ones: `data.seq_len=...`"
+        )
     return kept
 
 
