@@ -169,6 +169,8 @@ def logs(
             else:
                 if follow:
                     return _stay(there, start=start, as_json=as_json)
+        if status is not None and status.job is not None and status.job.waits:
+            console.say(f"`{row.run_id}` waits: {status.job.words()}")
         _print_copy(row, copy, start, status, as_json=as_json)
         return 0
 

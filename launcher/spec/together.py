@@ -6,8 +6,8 @@ from launcher.errors import UsageError
 
 WHY_ALONE = {
     "local": "all nodes would be this one machine; `processes` starts several there",
-    "vast": "single containers without a private network between them; machines of one `cluster_id`, which may have one, "
-    "are not rented as such",
+    "vast": "single containers without a private network between them; machines of one `cluster_id`, which may have "
+    "one, are not rented as such",
     "runpod": "its pods have no network of their own, and its clusters are another product, which gptops does not rent",
     "lambda_cloud": "gptops rents one machine at a time there; its clusters are another product",
 }

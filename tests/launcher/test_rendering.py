@@ -147,6 +147,24 @@ def test_what_a_cluster_cannot_be_told_is_found_in_jobs_yaml(project: Path, writ
     assert says in refused.value.what
 
 
+def test_every_value_of_a_batch_file_arrives_as_it_was_written_and_none_becomes_an_option(project: Path) -> None:
+    text = text_of(project, "tiny", "slurm")
+    before, mark, _after = text.partition("\nset -u\n")
+    assert mark
+    head = before[: before.index("\n\n")].splitlines()  # sbatch reads options up to the first line that is no comment
+    assert all(line.startswith("#") for line in head)
+    assert not [line for line in head if "--wrong" in line]
+    show = f"{before}\n\"$0\" -c \"import json, os; print(json.dumps([os.environ['NASTY'], os.environ['T']]))\""
+    done = subprocess.run(
+        ["bash", "-c", show.replace("GPTOPS_TRAIN_YAML=", "export T="), sys.executable],
+        cwd=project, env={**os.environ, "SLURM_JOB_ID": "7", "HUB_TOKEN": "x"}, capture_output=True, text=True,
+    )  # fmt: skip
+    nasty, train_yaml = json.loads(done.stdout)
+    assert nasty == NASTY
+    assert "path: it's a corpus.txt" in train_yaml
+    assert not (project / "evil").exists()
+
+
 def run_script(project: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **environment}

@@ -75,6 +75,16 @@ def test_a_job_that_somebody_cancels_saves_and_is_not_requeued(lab: Lab) -> None
         assert lab.gptops("logs", run_id, "-f").exit_code == 75
 
 
+def test_a_job_that_slurm_itself_takes_back_goes_on_from_its_newest_checkpoint(lab: Lab) -> None:
+    with lab.steps_up_to(3):
+        run_id = lab.start()
+        lab.await_step(run_id, 3)
+        lab.slurm.call("scontrol", "requeue", lab.fact(run_id, "slurm_job"))
+    wait_until(lambda: lab.fact(run_id, "phase") == "ended", what=f"the end: {lab.log(run_id)}")
+    lab.await_gone(run_id)
+    assert (lab.fact(run_id, "exit_code"), lab.fact(run_id, "attempt"), lab.steps(run_id)[-1]) == ("0", "2", 8)
+
+
 def test_a_time_limit_too_short_for_one_checkpoint_does_not_requeue_for_ever(lab: Lab) -> None:
     with lab.steps_up_to(0):
         run_id = lab.start()
@@ -121,7 +131,9 @@ def test_a_queue_that_never_starts_is_told_with_position_and_reason_and_stop_tak
         assert "is PENDING (PartitionDown: its partition is down), 1 of 1 in debug" in told
         assert "it will not start by itself, `gptops stop " in told
         run_id = told.split("`")[1]
-        assert answer(lab.gptops("logs", run_id, "--json"))["phase"] == "starting"
+        looked = lab.gptops("logs", run_id, "--json")
+        assert answer(looked)["phase"] == "starting"
+        assert "is PENDING (PartitionDown: its partition is down), 1 of 1 in debug" in looked.stderr
         stopped = lab.gptops("stop", run_id)
         assert stopped.exit_code == 0, stopped.stderr
         assert "was stopped before it could save" in stopped.stderr
@@ -185,9 +197,7 @@ def test_the_login_node_is_opened_alone_and_run_sends_to_train(lab: Lab) -> None
     refused = lab.gptops("run", "demo", "--yes")
     assert refused.exit_code == 2
     assert "trains on the cluster `cluster`" in refused.stderr
-    closed = lab.gptops("train", "demo", "--host", "closed")
-    assert closed.exit_code == 4
-    assert "hint:  gptops up --host closed" in closed.stderr
-    looked = lab.gptops("train", "demo", "--host", "closed", "--dry-run")
-    assert looked.exit_code == 0, looked.stderr
-    assert "#SBATCH --partition=closed" in looked.stdout
+    other = lab.gptops("train", "demo", "--host", "closed", "--dry-run")
+    assert other.exit_code == 0, other.stderr
+    assert "#SBATCH --partition=closed" in other.stdout, "the same login node, another partition"
+    assert "host:      cluster" in other.stdout

@@ -122,16 +122,21 @@ def partition(rows: list[InstanceRow], asked: str | None, job_host: str | None) 
 def test_a_login_node_is_known_by_its_address_and_two_entries_of_it_by_name(ledger: Ledger) -> None:
     rows = opened(ledger, ("box", "root@box:22"), ("cluster", "me@login:22"), ("long-queue", "me@login:22"))
     assert partition(rows, "cluster", None) == "gpu"
-    assert partition(rows, "long", None) == "long", "the beginning of a name is enough"
+    assert partition(rows, "long", None) == "long", "the beginning of an open host's name is enough"
     assert partition(rows, None, "Long_Queue") == "long"
     assert partition(rows, "box", "cluster") is None
+    assert partition(rows, None, "box") is None
     assert partition(rows, None, None) is None, "several are open, and nothing says which"
 
 
-def test_the_only_open_host_is_taken_and_a_cluster_that_is_not_open_is_named(ledger: Ledger) -> None:
+def test_an_open_login_node_serves_every_entry_at_its_address(ledger: Ledger) -> None:
+    rows = opened(ledger, ("renamed", "me@login:22"))
+    assert partition(rows, None, None) == partition(rows, "ren", None) == partition(rows, None, "cluster") == "gpu"
+    assert partition(rows, "Long_Queue", "cluster") == "long"
+
+
+def test_a_cluster_that_is_not_open_is_named_with_what_opens_it(ledger: Ledger) -> None:
     with pytest.raises(NotFound) as refused:
         partition([], None, "cluster")
     assert refused.value.hint == "gptops up --host cluster"
     assert cluster_for(HOSTS, [], "cluster", None, must_be_open=False) == ([], HOSTS["cluster"].slurm)
-    renamed = opened(ledger, ("renamed", "me@login:22"))
-    assert partition(renamed, None, None) == partition(renamed, None, "cluster") == "gpu"
