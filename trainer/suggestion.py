@@ -1,6 +1,11 @@
 """A batch, a learning rate and a length to begin with, for a model of some size, each with its reason.
 
-Published rules, put in numbers: a place to start from, not an optimum. No torch.
+Published rules, put in numbers: a place to start from, not an optimum; none was tuned again here. No torch.
+
+Bi et al. 2024 (DeepSeek LLM, arXiv 2401.02954, equation 1) and Brown et al. 2020 (GPT-3, arXiv 2005.14165, table 2.1)
+were held against copies of those formulas; Kaplan et al. 2020 (arXiv 2001.08361, appendix D.6) was not, it is from
+memory, and meets GPT-3's rate at 125M parameters within a tenth. Muon's numbers are the defaults of
+github.com/KellerJordan/Muon (README) and of `setup_optimizer` in nanochat/gpt.py of github.com/karpathy/nanochat.
 """
 
 from __future__ import annotations
@@ -17,6 +22,16 @@ TOKENS_PER_PARAMETER = 20
 
 RATES = ((125e6, 6e-4), (350e6, 3e-4), (760e6, 2.5e-4), (1.3e9, 2e-4), (2.7e9, 1.6e-4), (6.7e9, 1.2e-4))
 """Parameters and AdamW's peak rate: Brown et al. 2020, table 2.1."""
+
+MATRIX_LR = 0.02
+"""Of Muon: KellerJordan/Muon and nanochat alike."""
+
+_HEAD_LR, _TUNED_WIDTH = 0.004, 768
+"""nanochat's rate of AdamW for the head, and the width it was tuned at; it falls with the root of the width."""
+
+_EMBEDDING_FACTOR = 5
+"""nanochat's embeddings take fifty times the head's rate and begin at 1; ours begin at 0.1. Untuned but for
+`shakespeare-char`."""
 
 _SMALLEST_BATCH = 8192
 """Tokens. The law of _tokens_per_step was fitted on more compute than it would be asked for below."""
@@ -57,19 +72,20 @@ def advice(config: RunConfig) -> list[Advice]:
 
 
 def _rates(config: RunConfig, parameters: int) -> list[Advice]:
-    lr = suggested_lr(parameters)
     if config.optim.kind == "adamw":
-        return [Advice(f"optim.lr={lr:.2g}", _reason_of_lr(parameters))]
+        return [Advice(f"optim.lr={suggested_lr(parameters):.2g}", _reason_of_lr(parameters))]
+    lr = _HEAD_LR * math.sqrt(_TUNED_WIDTH / config.model.d_model)
     return [
         Advice(
-            "optim.matrix_lr=0.02",
-            "an orthogonal update has the same size in every model; Jordan et al. 2024 and nanochat use it from "
-            "124M to 1.5B parameters, and runs of few hundred steps take up to twice as much",
+            f"optim.matrix_lr={MATRIX_LR}",
+            "an orthogonal update has the same size in every model: the default of Muon's authors and of nanochat; "
+            "runs of few hundred steps took up to twice as much here",
         ),
         Advice(
-            "optim.lr=0.004",
-            "of the head: nanochat's, for width 768; embeddings that begin at 0.1 take five times as much "
-            "(`optim.embedding_lr=0.02`)",
+            f"optim.lr={lr:.2g}",
+            f"of the head: nanochat's {_HEAD_LR} for width {_TUNED_WIDTH}, times the root of {_TUNED_WIDTH} / width; "
+            f"embeddings that begin at 0.1 take {_EMBEDDING_FACTOR} times as much, untuned "
+            f"(`optim.embedding_lr={_EMBEDDING_FACTOR * lr:.2g}`)",
         ),
     ]
 

@@ -72,6 +72,15 @@ def test_the_suggested_rates_are_the_published_ones_and_fall_with_size() -> None
     assert suggested_lr(124_439_808) == pytest.approx(6e-4, rel=0.1)  # the two sources meet
 
 
+def test_the_heads_rate_beside_muon_falls_with_the_root_of_the_width() -> None:
+    rates = []
+    for width in (192, 768, 3072):
+        model = {"arch": "modern", "d_model": width, "n_heads": 6}
+        found = advice(run_config({"model": model, "optim": {"kind": "muon"}}, source="x"))
+        rates += [one.setting for one in found if one.setting.startswith("optim.lr=")]
+    assert rates == ["optim.lr=0.008", "optim.lr=0.004", "optim.lr=0.002"]
+
+
 @pytest.mark.parametrize("preset", list(RUN_PRESETS))
 def test_every_recipe_is_a_configuration_with_a_size_and_advice(preset: str) -> None:
     config = run_config({"preset": preset}, source="x")
