@@ -7,9 +7,10 @@ NeoX of the same width, depth and vocabulary, with a head of its own. Each side 
 turns, the first of a round changing each time. Speed is the median step, memory is the largest resident size after the
 imports, on a GPU what PyTorch allocated at most.
 
-    python scripts/benchmarks/train_step.py                               124M, fp32 and bf16
+    python scripts/benchmarks/train_step.py                               both sizes, fp32 and bf16
     python scripts/benchmarks/train_step.py bf16 --size 10M --rounds 20
     python scripts/benchmarks/train_step.py --litgpt VENV/bin/python --nanogpt CHECKOUT
+    GPTOPS_BENCH_LITGPT=VENV/bin/python GPTOPS_BENCH_NANOGPT=CHECKOUT scripts/bench train_step
     python scripts/benchmarks/train_step.py bf16 --device cuda --batch 16 --tokens 1024 --compile
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -51,23 +53,36 @@ def main() -> None:
     if options.side:
         take_turns(options)
         return
+    results: dict[str, dict[str, Any]] = {}
     precisions = [options.precision] if options.precision else PRECISIONS
-    results = {precision: compared(precision, options) for precision in precisions}
+    for size in [options.size] if options.size else SIZES:
+        options.size = size
+        results[size] = {precision: compared(precision, options) for precision in precisions}
     print(json.dumps(results))
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("precision", nargs="?", choices=PRECISIONS, help="only this one")
-    parser.add_argument("--size", choices=SIZES, default="124M")
+    parser.add_argument("--size", choices=SIZES, help="only this one")
     parser.add_argument("--rounds", type=int, default=6, help="turns of each side")
     parser.add_argument("--threads", type=int, default=2, help="of the processor, for each side")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, help="sequences, instead of the size's own")
     parser.add_argument("--tokens", type=int, help="per sequence, instead of 256")
     parser.add_argument("--compile", action="store_true", help="torch.compile every model")
-    parser.add_argument("--litgpt", metavar="PYTHON", help="an interpreter that has litgpt and this one's packages")
-    parser.add_argument("--nanogpt", metavar="DIR", help="a checkout of nanoGPT: its model.py")
+    parser.add_argument(
+        "--litgpt",
+        metavar="PYTHON",
+        default=os.environ.get("GPTOPS_BENCH_LITGPT"),
+        help="an interpreter that has litgpt and this one's packages (GPTOPS_BENCH_LITGPT)",
+    )
+    parser.add_argument(
+        "--nanogpt",
+        metavar="DIR",
+        default=os.environ.get("GPTOPS_BENCH_NANOGPT"),
+        help="a checkout of nanoGPT: its model.py (GPTOPS_BENCH_NANOGPT)",
+    )
     parser.add_argument("--processor-time", action="store_true", help="for a busy machine; sensible with one thread")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
+
+ANSWER_SECONDS = 600
+"""A turn takes seconds, on a busy machine a minute; what is silent for longer will not speak again."""
 
 
 # --- the measuring process -------------------------------------------------------------------------------------------
@@ -35,9 +39,11 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of each step of each side; `steps` of them are a turn."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for process in sides.values():
+    for name, process in sides.items():
         _ask(process, str(warm_up))
+        tell(f"{name} is warm")
     for number in range(rounds):
+        tell(f"round {number + 1} of {rounds}")
         for name in list(sides) if number % 2 == 0 else list(sides)[::-1]:
             seconds[name] += [float(second) for second in _ask(sides[name], str(steps))]
     return seconds
@@ -50,11 +56,22 @@ def finish(process: subprocess.Popen[str]) -> float:
     return float(peak_mb)
 
 
+def tell(words: str) -> None:
+    """Progress on stderr: of a terminal one line, the last."""
+    ends = ("\r\x1b[K", "\r") if sys.stderr.isatty() else ("", "\n")
+    print(f"{ends[0]}{words}", end=ends[1], file=sys.stderr, flush=True)
+
+
 def _ask(process: subprocess.Popen[str], words: str) -> list[Any]:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(words + "\n")
     process.stdin.flush()
+    if not select.select([process.stdout], [], [], ANSWER_SECONDS)[0]:
+        process.kill()  # the others end when they find nobody to listen to
+        sys.exit(
+            f"error: a measured process said nothing for {ANSWER_SECONDS} s; take fewer threads than cores are free"
+        )
     answer = process.stdout.readline()
     if not answer:
         sys.exit(f"error: a measured process died; exit code {process.wait(timeout=60)}")
