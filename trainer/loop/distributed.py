@@ -80,6 +80,12 @@ class World:
         self.on_all(lambda: None)
         self._peers.start()
 
+    def part(self) -> None:
+        """All is done: wait for the others, then miss nobody. The store may end with the first process that does."""
+        if self._peers is not None:
+            self.totals([0.0])
+            self._peers.leave()
+
     def _end_without_peers(self, error: PeerLost) -> None:
         """End this process from another thread: the main one may wait for ever for what does not come."""
         if self.is_first_here:
@@ -169,6 +175,7 @@ def opened_world(train: TrainConfig, environ: Mapping[str, str] = os.environ) ->
         _require_size("GPTOPS_EXPECTED_PROCESSES", "the run was asked to have", environ, world)
         world.watch_peers(train.peer_timeout_seconds, environ)
         yield world
+        world.part()
     except PeerLost as error:
         error.told = not world.is_first_here  # once for each node
         raise
