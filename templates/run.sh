@@ -35,6 +35,7 @@ log=$logs/train.log
 proc=${GPTOPS_PROC:-/proc} # where there is none, as on macOS, `ps` is asked
 
 heartbeat_seconds=2
+stuck_seconds=5
 index_every=30 # heartbeats between two lines of logs/index
 
 say() { printf 'run.sh: %s\n' "$*" >&2; }
@@ -223,11 +224,13 @@ supervise() {
     put pgid "$starter"
     beat "$$" &
     heart=$!
+    [ -z "$(setting GPTOPS_NODES)" ] || end_stuck_starter "$starter" &
+    watcher=$!
     await_starter
     end_stragglers
     quote_starter "$code" >>"$log"
     finish "$(verdict "$code")"
-    kill "$heart" 2>/dev/null
+    kill "$heart" "$watcher" 2>/dev/null
 }
 
 begin() {
@@ -245,7 +248,13 @@ exec_starter() {
     load_environment
     eval "set -- ${GPTOPS_STARTER-}"
     [ "${GPTOPS_NODES:-1}" -eq 1 ] || meet "$@"
+    case "$*" in *torch.distributed.run*--standalone*) own_name_resolves || set -- "$@" --local-addr=127.0.0.1 ;; esac
     exec_in_own_session "$@" sh ./run.sh worker
+}
+
+# torchrun --standalone goes by the machine's own name, and waits for ever where nobody knows it.
+own_name_resolves() {
+    python -c 'import socket; socket.getaddrinfo(socket.gethostname(), None)' 2>/dev/null
 }
 
 # Become the starter of one of several machines. Who holds the meeting is said, and by which address each is known:
@@ -267,6 +276,25 @@ beat() {
         [ $((count % index_every)) -ne 0 ] || echo "$(now) $(bytes_of "$log")" >>"$logs/index" 2>/dev/null
         count=$((count + 1))
         sleep "$heartbeat_seconds"
+    done
+}
+
+# Where the machine is lost on which they met, torchrun goes on asking its store for minutes after its own workers have
+# failed. It gets some seconds to end by itself.
+end_stuck_starter() {
+    trap - TERM INT
+    until workers_have_failed; do
+        kill -0 "$1" 2>/dev/null || exit 0
+        sleep "$heartbeat_seconds"
+    done
+    sleep "$stuck_seconds"
+    kill -KILL "$1" 2>/dev/null
+}
+
+workers_have_failed() {
+    [ -f "$status/first_failure" ] || return 1
+    for file in "$status"/workers/*.pid; do
+        [ -f "${file%.pid}.exit" ] || return 1
     done
 }
 

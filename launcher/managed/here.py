@@ -11,7 +11,7 @@ from pathlib import Path
 from launcher.books.budget import hours_left
 from launcher.books.ledger import InstanceRow, Ledger
 from launcher.clock import Clock
-from launcher.errors import NotFound
+from launcher.errors import NotFound, UsageError
 from launcher.hosts.deadman import Armer
 from launcher.hosts.preflight import examine
 from launcher.hosts.preflight_checks import Asked, Check
@@ -22,6 +22,10 @@ from launcher.managed.news import News
 from launcher.managed.notice import notifier
 from launcher.managed.outside import Outside, Wish
 from launcher.managed.view import View
+from launcher.nodes.choosing import open_group
+from launcher.nodes.opening import GroupOpener, connected
+from launcher.nodes.preflight import NodesPreflight
+from launcher.nodes.request import group_request
 from launcher.paths import StatePaths
 from launcher.project import Project
 from launcher.providers.base import Provider
@@ -81,13 +85,17 @@ class Here:
 
     def provider(self, name: str, job: str) -> Provider:
         """The provider called `name`, with the static machines that the project knows."""
+        if self.jobs.job(job).resources.nodes > 1:
+            return open_provider(name, self.state, clock=self.clock)  # only the group's opening needs to know them
         return open_provider(name, self.state, clock=self.clock, hosts=self._asked(job).static_hosts)
 
     def connect(self, host: Host) -> Transport:
         return SshTransport(host, self.clock, control_sockets=self.state.control_sockets)
 
     def rent(self, wish: Wish) -> InstanceRow:
-        """The best machine on offer for the job, set up."""
+        """The best machine on offer for the job, set up; or the first of its group, which is open then."""
+        if wish.job.resources.nodes > 1:
+            return self._rent_group(wish)
         asked = self._asked(wish.job_name)
         provider = open_provider(asked.provider, self.state, clock=self.clock, hosts=asked.static_hosts)
 
@@ -110,9 +118,27 @@ class Here:
         """`test-remote`."""
         if self.choices.skip_test:
             return []
-        asked = Asked(row.name, row.gpus, (row.gpu_name,) if row.gpu_name else ())
         with tempfile.TemporaryDirectory(prefix="gptops-") as scratch:
-            return examine(transport, asked, self.clock, Path(scratch), self.steps.note)
+            if row.group_name:
+                return self._examine_group(row, Path(scratch))
+            return examine(transport, asked_of(row), self.clock, Path(scratch), self.steps.note)
+
+    def _rent_group(self, wish: Wish) -> InstanceRow:
+        """Open already, it is taken as it is: it may have machines to spare."""
+        there = open_group(self.ledger, wish.job.host) if wish.job.host else []
+        if len(there) >= wish.job.resources.nodes:
+            return there[0]
+        request = group_request(Flags(job=wish.job_name), None, self.project)
+        assert request is not None
+        if self.choices.skip_setup:
+            request = replace(request, setup=None)
+        return GroupOpener(self.state, self.clock, self.steps.note).open(request)[0]
+
+    def _examine_group(self, row: InstanceRow, scratch: Path) -> list[Check]:
+        rows = open_group(self.ledger, row.group_name)
+        with connected(rows, self.state, self.clock) as there:
+            asked, insides = [asked_of(each) for each in rows], [each.inside for each in rows]
+            return NodesPreflight(there, insides, asked, None, None, self.clock, scratch, self.steps.note).checks()
 
     def guard(self, job: JobSpec, row: InstanceRow, transport: Transport, hours: float | None) -> InstanceRow:
         """Arm the dead-man's switch of a machine that bills; the row, with its deadline."""
@@ -128,6 +154,11 @@ class Here:
         return host_request(Flags(job=job), self.project)
 
 
+def asked_of(row: InstanceRow) -> Asked:
+    """What the machine was opened for."""
+    return Asked(row.name, row.gpus, (row.gpu_name,) if row.gpu_name else ())
+
+
 def checked_jobs(project: Project, names: tuple[str, ...]) -> Jobs:
     """jobs.yaml, after everything was checked that can be without a machine: each job, its training, its secrets."""
     if project.jobs_file is None:
@@ -136,6 +167,16 @@ def checked_jobs(project: Project, names: tuple[str, ...]) -> Jobs:
     for name in names:
         job = jobs.job(name)
         require_supported(job, name, shown(jobs.path))
+        _refuse_clusters(jobs, job, name)
         resolve_train(job, name, jobs)
         secret_values(job.secrets, os.environ, job_name=name)
     return jobs
+
+
+def _refuse_clusters(jobs: Jobs, job: JobSpec, name: str) -> None:
+    if job.host in jobs.hosts and jobs.hosts[job.host].scheduler:
+        raise UsageError(
+            f"`gptops run` opens and ends machines, and `{name}` trains on the cluster `{job.host}`",
+            why="there the job itself goes on after a time limit or a lost node, and Slurm gives the machines back",
+            hint=f"gptops up --host {job.host} && gptops train {name} && gptops sync --watch",
+        )

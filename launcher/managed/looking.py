@@ -24,9 +24,10 @@ from launcher.managed.verdict import Facts, Hope, Sight
 from launcher.providers.base import Instance, Status
 from launcher.remote.host import Host
 from launcher.remote.transport import Transport
+from launcher.running.connection import connection_to
 from launcher.running.log_stream import LogCopy
 from launcher.running.outcome import LINES_SHOWN
-from launcher.running.status import RunStatus, read_status
+from launcher.running.status import NodesStatus, RunStatus, read_status
 from launcher.running.stop import stop_run
 from launcher.running.watch import TRANSFERS_OF_A_BAD_CHECKPOINT, Watched, bring_home, watching
 
@@ -115,6 +116,11 @@ class Looking:
 
     def _follow(self, instance: Instance) -> None:
         """Keep the connection, or make one to where the machine is now."""
+        if self.outside.ledger.nodes(self.watched.run.run_id):
+            self.transport = self.transport or connection_to(
+                self.watched.run, self.outside.ledger, self.outside.state, self.outside.clock
+            )
+            return
         host = self.outside.host(self.row, instance)
         if not host.addresses or host == self.host:
             return
@@ -129,7 +135,7 @@ class Looking:
             return Facts()
         try:
             status = read_status(self.transport, self.watched.remote)
-            trouble, hope = self._bring_home(self.transport, status)
+            trouble, hope = self._bring_home_from_nodes(self.transport, status)
         except (Unreachable, HostRefused, HostUnfit) as error:
             self._tell(error)
             self.close()
@@ -152,6 +158,16 @@ class Looking:
             return ""
         busy = [line.strip() for line in answer.stdout.splitlines() if line.strip().isdecimal()]
         return " ".join(f"{each} %" for each in busy)
+
+    def _bring_home_from_nodes(self, transport: Transport, status: RunStatus) -> tuple[GptopsError | None, Hope]:
+        """As `_bring_home`. A run that is over without its node 0 is not waited for: home has what can be had."""
+        try:
+            return self._bring_home(transport, status)
+        except Unreachable as error:
+            if not (isinstance(status, NodesStatus) and status.is_over and status.lost_nodes):
+                raise
+            self._tell(error)
+            return None, Hope.NONE
 
     def _bring_home(self, transport: Transport, status: RunStatus) -> tuple[GptopsError | None, Hope]:
         """Why not everything is at home afterwards, and what hope there is. Raises Unreachable, HostRefused."""

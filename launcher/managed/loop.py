@@ -86,10 +86,13 @@ def train(errand: Errand, outside: Outside) -> Errand:
             status = training.begun(errand, row, outside, transport)
             if status is not None and (status.alive or status.attempt >= errand.attempt):
                 return errand.now(step=Step.WATCH)
-            if status is not None and training.can_go_on(errand, outside, transport):
+            # What ran on several nodes begins anew on those that answer: its folder is on machines that may be gone.
+            alone = outside.job(errand).resources.nodes == 1
+            if status is not None and alone and training.can_go_on(errand, outside, transport):
                 training.start_again(errand, transport)
                 return errand.now(step=Step.WATCH)
-            machines.guard(row, errand, outside, transport)
+            if alone:
+                machines.guard(row, errand, outside, transport)
             meant = save(outside.ledger, errand.with_run(training.new_run(errand, outside)))
             training.start(meant, row, outside, transport)
             return meant.now(step=Step.WATCH)

@@ -8,6 +8,7 @@ from pathlib import Path
 from launcher.books.budget import hours_left
 from launcher.books.ledger import InstanceRow, InstanceState
 from launcher.checkpoints.home import is_verified
+from launcher.checkpoints.parts import is_part_at_home
 from launcher.checkpoints.remote_checkpoints import list_remote
 from launcher.commands.checkpoints import verify_checkpoint
 from launcher.crash import crashpoint
@@ -108,6 +109,16 @@ def end(errand: Errand, outside: Outside) -> None:
         _ended_or_open(errand, outside)
         return
     row = outside.ledger.instance(errand.label)
+    for each in _with_its_group(row, outside):
+        _end_one(each, errand, outside)
+
+
+def _with_its_group(row: InstanceRow, outside: Outside) -> list[InstanceRow]:
+    others = outside.ledger.instances() if row.group_name else []
+    return [row, *(other for other in others if other.group_name == row.group_name and other.label != row.label)]
+
+
+def _end_one(row: InstanceRow, errand: Errand, outside: Outside) -> None:
     if row.state is InstanceState.CLOSED:
         return
     what = f"gptops run {errand.errand_id}"
@@ -171,9 +182,9 @@ def only_there(row: InstanceRow, outside: Outside, transport: Transport) -> list
     found = []
     for run in outside.ledger.runs(instance_label=row.label):
         folder = RemoteRun(run.run_id).checkpoints
-        for checkpoint in list_remote(transport, folder).whole:
-            if is_verified(LocalRun(Path(run.local_root)), checkpoint):
-                continue
+        listing, local = list_remote(transport, folder), LocalRun(Path(run.local_root))
+        parts = [part for part in listing.parts if not is_part_at_home(local, part)]
+        for checkpoint in (*(each for each in listing.whole if not is_verified(local, each)), *parts):
             there = transport.run(verify_checkpoint(folder / checkpoint.name), timeout_seconds=600)
             if there.exit_code == 0:
                 found.append(f"{step_name(checkpoint.step)} of `{run.run_id}`")

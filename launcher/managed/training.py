@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
-from launcher.books.ledger import InstanceRow, RunState
+from launcher.books.ledger import InstanceRow, RunRow, RunState
 from launcher.checkpoints.restore import VERIFY_SECONDS, adopt, newest_at_home
 from launcher.commands import runs as commands
 from launcher.commands.checkpoints import verify_checkpoint
 from launcher.errors import HostUnfit, NotFound
 from launcher.managed.errand import Errand
 from launcher.managed.outside import Outside
+from launcher.nodes.choosing import most_nodes, open_group
+from launcher.nodes.launching import NodesMeans, launch_on_nodes
 from launcher.paths import RemoteRun
+from launcher.remote.several import Several
 from launcher.remote.transport import Transport
+from launcher.running.connection import connection_to
 from launcher.running.launch import Means, launch, mark
 from launcher.running.launch_plan import LaunchPlan, new_run_id
 from launcher.running.launch_request import LaunchRequest, plan_of
@@ -26,9 +32,10 @@ def begun(errand: Errand, row: InstanceRow, outside: Outside, transport: Transpo
         run = outside.ledger.run(errand.run_id)
     except NotFound:
         return None
-    if run.instance_label != row.label:
+    if row.label not in {run.instance_label, *(node.instance_label for node in outside.ledger.nodes(run.run_id))}:
         return None
-    status = read_status(transport, RemoteRun(run.run_id))
+    with several_of(run, outside, transport) as there:
+        status = read_status(there, RemoteRun(run.run_id))
     if status.phase is Phase.ABSENT:
         return None
     if run.state is RunState.PREPARING:
@@ -53,18 +60,50 @@ def new_run(errand: Errand, outside: Outside) -> str:
 
 def start(errand: Errand, row: InstanceRow, outside: Outside, transport: Transport) -> None:
     """Start the run at work, from the newest checkpoint at home where there is one."""
+    rows = _nodes(errand, row, outside)
+    request = LaunchRequest(errand.job, host=row.name, skip_setup=outside.skip_setup, nodes=len(rows) or None)
     plan, _ = plan_of(
-        LaunchRequest(errand.job, host=row.name, skip_setup=outside.skip_setup),
+        request,
         start=outside.project.root,
         environment=outside.environment,
         ledger=outside.ledger,
         run_id=errand.run_id,
+        choose=lambda _name, _count: rows,
     )
     plan = going_on(plan, errand, outside)
     talk = outside.talk
-    launch(plan, row, Means(transport, outside.ledger, outside.state, outside.clock, talk.notice, talk.progress))
+    with ExitStack() as stack:
+        if len(rows) > 1:
+            there = stack.enter_context(closing(Several([outside.reached(each) for each in rows])))
+            launch_on_nodes(plan, rows, NodesMeans(there, outside.ledger, outside.state, outside.clock, talk.notice))
+        else:
+            if rows:
+                [row], transport = rows, stack.enter_context(closing(outside.reached(rows[0])))
+            means = Means(transport, outside.ledger, outside.state, outside.clock, talk.notice, talk.progress)
+            launch(plan, row, means)
     if plan.resume_from is not None:
         adopt(plan.resume_from, plan.local)
+
+
+def _nodes(errand: Errand, row: InstanceRow, outside: Outside) -> Sequence[InstanceRow]:
+    """The machines of a job on several that answer now; none for a job on one."""
+    count = outside.job(errand).resources.nodes
+    if count == 1:
+        return ()
+    rows = most_nodes(open_group(outside.ledger, row.group_name), count, outside.state, outside.clock)
+    if len(rows) < count:
+        outside.talk.notice(f"going on with the rest, {', '.join(each.name for each in rows)}: {count} were wanted")
+    return rows
+
+
+@contextmanager
+def several_of(run: RunRow, outside: Outside, transport: Transport) -> Iterator[Transport]:
+    """A connection to every node of the run; to the machine at hand, where it is the only one."""
+    if not outside.ledger.nodes(run.run_id):
+        yield transport
+        return
+    with closing(connection_to(run, outside.ledger, outside.state, outside.clock)) as several:
+        yield several
 
 
 def going_on(plan: LaunchPlan, errand: Errand, outside: Outside) -> LaunchPlan:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.errors import ExitCode, GptopsError, OverBudget, RunFailed
 from launcher.managed.errand import Crash
-from launcher.running.status import Phase, RunStatus
+from launcher.running.status import NodesStatus, Phase, RunStatus
 from trainer.errors import ExitCode as TrainerExitCode
 
 SILENCE_SECONDS = 900.0
@@ -137,7 +137,15 @@ def verdict(facts: Facts) -> Decision:
         return Decision(Action.STOP, facts.used_up) if facts.used_up else Decision(Action.WAIT)
     if facts.trouble is not None:
         return _not_home(facts, facts.trouble)
-    return _ended(facts, facts.run)
+    return _begun_anew(_ended(facts, facts.run), facts.run)
+
+
+def _begun_anew(decision: Decision, run: RunStatus) -> Decision:
+    """What ran on several nodes is not started again in its folder: it begins anew on the nodes that answer."""
+    if decision.action is Action.RESTART and isinstance(run, NodesStatus):
+        lost = f": lost {', '.join(run.lost_nodes)}" if run.lost_nodes else ""
+        return replace(decision, action=Action.AGAIN, why=decision.why + lost)
+    return decision
 
 
 def given_up(why: str, error: GptopsError, fruitless: int) -> Decision:

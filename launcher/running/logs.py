@@ -16,7 +16,7 @@ from launcher.remote.backoff import Backoff
 from launcher.remote.several import Several
 from launcher.remote.transport import Transport
 from launcher.running.log_stream import LogCopy, Sink, StreamEnd, stream_log
-from launcher.running.status import Phase, RunStatus, read_status
+from launcher.running.status import NodesStatus, Phase, RunStatus, read_status
 
 Notice = Callable[[str], None]
 """Told, in one line, what happened to the connection or the log."""
@@ -74,6 +74,8 @@ class Follower:
                     return ended
                 self._wait_for(error)
                 continue
+            if self._is_over_elsewhere(status):
+                return status
             self._tell_back()
             if status.phase is Phase.ABSENT or (status.is_over and end is StreamEnd.COMPLETE):
                 return status
@@ -93,7 +95,13 @@ class Follower:
             status = read_status(self.transport, self.run)
         except Unreachable:
             return None
-        return status if status.is_over else None
+        return status if self._is_over_elsewhere(status) else None
+
+    def _is_over_elsewhere(self, status: RunStatus) -> bool:
+        """The others have given up, and the node whose log is followed is lost: there will be no more of it."""
+        if not isinstance(status, NodesStatus) or status.has_succeeded:
+            return False
+        return status.is_over and self.transport.host.name in status.lost_nodes
 
     def show_copy(self) -> None:
         """Show what is at home and was not shown yet."""

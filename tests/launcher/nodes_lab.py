@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +22,21 @@ from launcher.project import Project, find_project
 from launcher.remote.keys import ensure_key, public_line
 from launcher.spec.host_request import Flags
 from tests.doubles.nodes import Nodes, reason_to_skip
-from tests.launcher.command_line import Finished, gptops
+from tests.launcher.command_line import ROOT, Finished, gptops
 
 JOB = """\
   {name}:
     stage: pretrain
     provider: ssh
     host: lan
-    resources: {{nodes: {nodes}}}
+    resources: {{{resources}}}
     env: {{OMP_NUM_THREADS: 1}}
+    sync: {{every_seconds: 1}}
+    on_finish: keep
     train:
       model: {{d_model: 16, n_layers: 1, n_heads: 2, max_seq_len: 16}}
       data: {{path: corpus.txt, tokenizer: {{kind: bytes}}}}
-      train: {{max_steps: 6, global_batch_size: 4, micro_batch_size: 2}}
+      train: {{max_steps: {steps}, global_batch_size: 4, micro_batch_size: 2}}
       schedule: {{warmup_steps: 1}}
       checkpoint: {{every_steps: 3}}
       log: {{every_steps: 1}}
@@ -52,12 +57,13 @@ class Lab:
         self.root = self.folder / "project"
         self.root.mkdir()
         (self.root / "corpus.txt").write_text("To be, or not to be, that is the question.\n" * 200)
-        self.write_jobs(two=JOB.format(name="two", nodes=2))
+        self.write_jobs()
 
-    def write_jobs(self, **jobs: str) -> None:
-        """jobs.yaml with these jobs, every machine under `hosts`, and all of them as the group `lan`."""
+    def write_jobs(self, resources: str = "nodes: 2") -> None:
+        """jobs.yaml with the jobs `two` and `long`, every machine under `hosts`, and all of them as the group `lan`."""
         hosts = {f"box{number}": {"host": node.address.host} for number, node in enumerate(self.nodes.all)}
-        text = "jobs:\n" + "".join(jobs.values())
+        text = "jobs:\n"
+        text += "".join(JOB.format(name=name, resources=resources, steps=n) for name, n in (("two", 6), ("long", 300)))
         text += f"hosts: {json.dumps(hosts)}\ngroups: {json.dumps({'lan': list(hosts)})}\n"
         (self.root / "jobs.yaml").write_text(text)
 
@@ -68,6 +74,12 @@ class Lab:
     def gptops(self, *words: str) -> Finished:
         """The command line, as a process of its own, to its end."""
         return gptops(*words, home=self.state.root, cwd=self.root)
+
+    def started(self, *words: str) -> subprocess.Popen[str]:
+        """The same, going on."""
+        environment = {**os.environ, "GPTOPS_HOME": str(self.state.root), "PYTHONPATH": str(ROOT)}
+        argv, pipe = [sys.executable, "-m", "launcher", *words], subprocess.PIPE
+        return subprocess.Popen(argv, env=environment, cwd=self.root, stdout=pipe, stderr=pipe, text=True)
 
     def up(self, count: int, *, job: str | None = None) -> list[InstanceRow]:
         """`gptops up --nodes COUNT --host lan`, in this process."""
@@ -94,6 +106,3 @@ def make_lab(folder: Path, count: int) -> Iterator[Lab]:
     ensure_key(state.private_key)
     with Nodes(folder / "lan", count, [public_line(state.private_key)]) as nodes:
         yield Lab(folder, nodes)
-
-
-MakeLab = Callable[[int], Lab]

@@ -11,6 +11,7 @@ from launcher.books.ledger import RunRow, RunState
 from launcher.checkpoints.parts import is_part_at_home, one_listing
 from launcher.checkpoints.remote_checkpoints import Listing, RemoteCheckpoint
 from launcher.errors import HostUnfit, RunFailed, Unreachable
+from launcher.managed.verdict import Action, Facts, verdict
 from launcher.paths import LocalRun
 from launcher.remote.together import each, together
 from launcher.running.outcome import require_no_failure
@@ -67,6 +68,14 @@ def test_lost_nodes_are_named_with_the_command_that_goes_on_with_the_rest() -> N
     with pytest.raises(RunFailed) as raised:
         require_no_failure(RUN, status, b"node 1 is gone")
     assert raised.value.hint.startswith("gptops train demo --nodes 2 --resume demo-1   # on the rest")
+
+
+def test_gptops_run_begins_anew_on_the_nodes_that_answer_and_not_for_ever() -> None:
+    status = status_of_nodes(NAMES, (ended(ExitCode.PEER_LOST), SILENT))
+    decision = verdict(Facts(run=status))
+    assert (decision.action, decision.why.endswith(": lost b")) == (Action.AGAIN, True)
+    assert verdict(Facts(run=status, restarts=3)).action is Action.FAIL
+    assert verdict(Facts(run=ended(ExitCode.PEER_LOST))).action is Action.RESTART, "on one machine, in its folder"
 
 
 def test_together_raises_the_first_error_under_its_machines_name_after_all_are_done() -> None:
