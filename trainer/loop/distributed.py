@@ -32,9 +32,10 @@ from trainer.loop.precision import Precision, chosen_precision
 from trainer.loop.signals import interruptible
 
 T = TypeVar("T")
-_GRADIENTS_PATIENCE = timedelta(minutes=10)
-"""For a process that is alive and does not come, NCCL's own for both backends. A step and a compilation take less; what
-may take longer, one process doing what the others need, waits on the control group."""
+_GRADIENTS_PATIENCE = timedelta(minutes=15)
+"""For a process that is alive and does not come. A step and a compilation take less; what may take longer, one process
+doing what the others need, waits on the control group. Not 10 minutes: Accelerate takes that for its default and passes
+nothing on, and gloo's own is 30."""
 
 
 class World:
