@@ -75,7 +75,8 @@ class ForeignTokenizer:
     @property
     def left_out(self) -> str:
         """The characters that its ids cannot say: control characters without a token."""
-        known = {byte_of_letter().get(token) for token in self._tokenizer.get_vocab(with_added_tokens=True)}
+        has = self._tokenizer.get_vocab(with_added_tokens=True).keys()
+        known = {byte for letter, byte in byte_of_letter().items() if letter in has}
         return "".join(chr(byte) for byte in sorted(_MAY_BE_LOST - known))
 
     @cached_property
