@@ -13,7 +13,7 @@ ask_again_seconds=10 # between two questions to the controller while a log is fo
 
 # job_state, job_reason, job_partition, as they are now. GONE: Slurm knows no such job (any more). UNKNOWN: no answer.
 look_at_job() {
-    job=$(get slurm_job)
+    job=$(written slurm_job)
     job_reason=
     job_partition=
     if said=$(scontrol show job --oneliner "$job" 2>&1); then
@@ -36,12 +36,34 @@ know_job() {
 
 # Whether anything may still come of the job. A controller that does not answer has not ended it.
 job_lives() {
-    [ -n "$(get slurm_job)" ] || return 1
+    [ -n "$(written slurm_job)" ] || return 1
     know_job
     case $job_state in
     COMPLETED | FAILED | CANCELLED* | TIMEOUT | NODE_FAIL | PREEMPTED | OUT_OF_MEMORY | BOOT_FAIL | DEADLINE | REVOKED | GONE) return 1 ;;
     esac
 }
+
+# A training that was cut short may come back: Slurm itself requeues what it takes back. Only when the job is over, that is
+# the end of the run.
+get() {
+    fact=$(written "$1")
+    if [ "$1" = phase ] && [ "$fact" = ended ] && may_come_back; then fact=starting; fi
+    printf '%s\n' "$fact"
+}
+
+written() {
+    fact=
+    [ ! -f "$status/$1" ] || IFS= read -r fact <"$status/$1" || :
+    printf '%s\n' "$fact"
+}
+
+may_come_back() {
+    case $(written exit_code) in 75 | 76 | 137 | 143) ;; *) return 1 ;; esac
+    [ ! -f "$status/stop_requested" ] && job_lives
+}
+
+# Asked five times a second while a log is followed: here, not in a subshell, an answer of Slurm's is remembered.
+is_alive() { if [ "$(written phase)" = ended ]; then may_come_back; else job_lives; fi; }
 
 # --- instead of run.sh's own -------------------------------------------------------------------------------------------
 

@@ -79,9 +79,15 @@ def test_a_job_that_slurm_itself_takes_back_goes_on_from_its_newest_checkpoint(l
     with lab.steps_up_to(3):
         run_id = lab.start()
         lab.await_step(run_id, 3)
-        lab.slurm.call("scontrol", "requeue", lab.fact(run_id, "slurm_job"))
-    wait_until(lambda: lab.fact(run_id, "phase") == "ended", what=f"the end: {lab.log(run_id)}")
-    lab.await_gone(run_id)
+        with lab.obedient.started("logs", run_id, "-f") as following:
+            assert following.stdout is not None
+            wait_until(lambda: "step 3/" in following.stdout.readline(), what="it is followed")
+            lab.slurm.call("scontrol", "requeue", lab.fact(run_id, "slurm_job"))
+            wait_until(lambda: lab.fact(run_id, "attempt") == "2", what=f"it begins again: {lab.log(run_id)}")
+            lab.obedient.allow(None)
+            rest, notices = following.communicate()
+    assert following.returncode == 0, notices
+    assert "begins after step 3" in rest
     assert (lab.fact(run_id, "exit_code"), lab.fact(run_id, "attempt"), lab.steps(run_id)[-1]) == ("0", "2", 8)
 
 
