@@ -13,7 +13,8 @@ SIGTERM to the training processes lets them save; the same script goes on from t
 _NODES = """\
 On each of {nodes} machines, at about the same time, with runs/ on a disk they share:
   NODE_RANK=0 RENDEZVOUS=FIRST:29400 sh SCRIPT      (NODE_RANK=1 on the second, and so on)
-Where they do not find each other: export GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, the interface between them.
+Where they do not find each other: ADDRESS=, this machine's own on the network between them, and export
+GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, its interface there.
 """
 
 
@@ -26,5 +27,6 @@ def torchrun_script(job_name: str, job: JobSpec, config: RunConfig) -> str:
         is_host = '$(test "$NODE_RANK" = 0 && echo true || echo false)'
         words = ["torchrun", f"--nnodes={nodes}", '--node-rank="${NODE_RANK:?}"', "--rdzv-backend=c10d"]
         words += ['--rdzv-endpoint="${RENDEZVOUS:?}"', f"--rdzv-id={job_name}", f'--rdzv-conf="is_host={is_host}"']
+        words += ['${ADDRESS:+--local-addr="$ADDRESS"}']
     words += [f"--nproc-per-node={job.processes_per_node}", trainer(job)]
     return script(job_name, job, config, comment, {}, " ".join(words))

@@ -112,6 +112,8 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
             raise
         crashpoint("train:started")
         audit(means.state.audit_log, means.clock, "started", run=plan.run_id, host=host.name)
+        if status.job is not None:
+            means.say(f"submitted: {status.job.words()}")
         return mark(means.ledger, row, status)
 
 
