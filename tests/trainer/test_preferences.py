@@ -52,6 +52,11 @@ def test_the_odds_ratio_term_has_trls_values() -> None:
     assert torch.allclose(losses.orpo(chosen, rejected, 0.1), -chosen - term)
 
 
+def test_what_rounding_leaves_of_a_margin_prefers_nothing() -> None:
+    sides = values(-60.0, -60.0, -60.0), values(-50.0, -50.0, -50.0)
+    assert losses.is_preferred(values(4e-6, 0.01, -0.01), *sides).tolist() == [0.5, 1.0, 0.0]
+
+
 @pytest.mark.parametrize("slice_logits", [11, 22, 2**25])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log_probabilities_of_labels_and_their_gradients_are_those_of_whole_logits(

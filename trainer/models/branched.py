@@ -41,8 +41,12 @@ class BranchedRows:
     """Where each token of each text stands, counted through all rows; 0 where its label does not count."""
 
 
-def branched_rows(ids_RT: Ints, labels_RT: Ints, groups: Sequence[Sequence[int]], pad_id: int) -> BranchedRows | None:
-    """The texts of each group in one row; None where that would save nothing.
+def branched_rows(
+    ids_RT: Ints, labels_RT: Ints, groups: Sequence[Sequence[int]], pad_id: int, *, always: bool = False
+) -> BranchedRows | None:
+    """The texts of each group in one row; None where there are none or, but for `always`, where that saves nothing.
+
+    With `always` a text is computed in one way, whatever else is in its batch, and so rounded about alike.
 
     `labels_RT` is shifted and IGNORE_INDEX where nothing is learnt; what follows a text's last label is padding.
     """
@@ -57,7 +61,7 @@ def branched_rows(ids_RT: Ints, labels_RT: Ints, groups: Sequence[Sequence[int]]
     ]
     shape = (len(groups), max(lengths, default=0))
     texts, tokens = ids_RT.shape
-    if _work(*shape, shape[1]) > _WORTH_IT * _work(texts, tokens, tokens / 2):
+    if not always and _work(*shape, shape[1]) > _WORTH_IT * _work(texts, tokens, tokens / 2):
         return None
     ids, labels = np.full(shape, pad_id, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
     positions, documents = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)

@@ -58,11 +58,11 @@ class DpoStage(PairStream):
 
     def _metrics(self, found: AnswerLogps, margin_P: Tensor, reference_P2: Tensor) -> dict[str, Tensor]:
         """Rewards are β times how much likelier an answer is than under the reference."""
-        beta = self.config.dpo.beta
+        beta, parts_P = self.config.dpo.beta, (found.chosen_P, found.rejected_P, *reference_P2.unbind(-1))
         with torch.no_grad():
             return {
                 "reward_margin": beta * margin_P.sum(),
-                "reward_accuracy": (margin_P > 0).float().sum() + 0.5 * (margin_P == 0).float().sum(),
+                "reward_accuracy": losses.is_preferred(margin_P, *parts_P).sum(),
                 "reward_chosen": beta * (found.chosen_P - reference_P2[:, 0]).sum(),
                 "reward_rejected": beta * (found.rejected_P - reference_P2[:, 1]).sum(),
                 "logps_chosen": found.chosen_P.sum(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +19,8 @@ from trainer.chats.rows import read_rows, rows_text
 from trainer.config import RunConfig
 from trainer.errors import CheckpointError
 from trainer.quoting import shown
-from trainer.stages.preference_batch import PairBatch, pair_batch, train_places, val_places
+from trainer.stages.alike import alike
+from trainer.stages.preference_batch import PairBatch, pair_batch, val_places
 from trainer.tokenizer import Tokenizer, open_tokenizer
 from trainer.tokenizer.special import PAD
 
@@ -40,14 +42,15 @@ class PairStream:
     ) -> None:
         self.tokenizer, self.config, self.data = tokenizer, config, data
         self._rank, self._num_processes, self._device = rank, num_processes, device
+        self._lengths = np.array([max(len(pair.chosen), len(pair.rejected)) for pair in data.train])
         self._next_sample = 0
 
     def batches(self, policy: nn.Module) -> Iterator[PairBatch]:
-        micro = self.config.train.micro_batch_size
+        micro, step = self.config.train.micro_batch_size, self.config.train.global_batch_size
         while True:
-            first = self._next_sample + self._rank * micro
+            at = self._next_sample + self._rank * micro
             self._next_sample += self._num_processes * micro
-            samples, places = train_places(self.config.seed, first, micro, len(self.data.train))
+            samples, places = alike(self.config.seed, at, micro, step, self._lengths)
             yield pair_batch(self.data.train, places, pad_id_of(self.tokenizer), self._device, samples)
 
     def validation_batches(self) -> Iterator[PairBatch]:

@@ -7,13 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainer.chats.packing import packed_rows
 from trainer.chats.pairs import EncodedPair
-from trainer.data.order import order
 from trainer.models.branched import BranchedRows, branched_rows, label_logps, on_device
 
 
@@ -28,7 +26,7 @@ class PairBatch:
     """Which pairs of the split."""
     sample_ids: tuple[int, ...] = ()
     branched: BranchedRows | None = None
-    """The same, each pair's prompt once, where that is less work."""
+    """The same, each pair's prompt once: always, so that policy and reference are rounded alike."""
 
     @property
     def num_units(self) -> int:
@@ -65,7 +63,7 @@ def pair_batch(
     rejected = [[pairs[place].rejected] for place in places]
     rows = packed_rows([*chosen, *rejected], pad_id)
     sides = [(pair, len(places) + pair) for pair in range(len(places))]
-    branched = on_device(branched_rows(rows.ids_BT, rows.labels_BT, sides, pad_id), device)
+    branched = on_device(branched_rows(rows.ids_BT, rows.labels_BT, sides, pad_id, always=True), device)
     ids_BT, labels_BT = (torch.from_numpy(part).to(device) for part in (rows.ids_BT, rows.labels_BT))
     return PairBatch(ids_BT, labels_BT, tuple(places), tuple(samples), branched)
 
@@ -75,12 +73,6 @@ def answer_logps(policy: nn.Module, batch: PairBatch) -> AnswerLogps:
     logps_B = label_logps(policy, batch.ids_BT, batch.labels_BT, batch.branched).sum(-1)
     tokens_B = (batch.labels_BT >= 0).sum(-1)
     return AnswerLogps(*logps_B.chunk(2), *tokens_B.chunk(2))
-
-
-def train_places(seed: int, first: int, micro: int, num_pairs: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The samples of a micro-batch and the pairs they are."""
-    samples = tuple(range(first, first + micro))
-    return samples, tuple(order(seed, np.asarray(samples), num_pairs).tolist())
 
 
 def val_places(micro: int, num_batches: int, num_pairs: int, rank: int, num_processes: int) -> Iterator[range]:

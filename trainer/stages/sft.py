@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,10 +24,10 @@ from trainer.chats.packing import packed_bins, packed_rows
 from trainer.chats.rows import read_rows, rows_text
 from trainer.config import RunConfig
 from trainer.console import Console
-from trainer.data.order import order
 from trainer.errors import CheckpointError, DataError
 from trainer.loop.distributed import World
 from trainer.quoting import shown
+from trainer.stages.alike import alike
 from trainer.stages.base import LossOutput
 from trainer.tokenizer import Tokenizer, open_tokenizer
 from trainer.tokenizer.special import PAD
@@ -79,12 +80,12 @@ class SftStage:
             )
 
     def batches(self, policy: nn.Module) -> Iterator[ChatBatch]:
-        micro = self._config.train.micro_batch_size
+        micro, step = self._config.train.micro_batch_size, self._config.train.global_batch_size
+        lengths = np.array([sum(map(len, row)) for row in self._train])
         while True:
-            first = self._next_sample + self._rank * micro
+            at = self._next_sample + self._rank * micro
             self._next_sample += self._num_processes * micro
-            samples = tuple(range(first, first + micro))
-            places = order(self._config.seed, samples, len(self._train)).tolist()
+            samples, places = alike(self._config.seed, at, micro, step, lengths)
             yield self._batch([self._train[place] for place in places], samples)
 
     def validation_batches(self) -> Iterator[ChatBatch]:
