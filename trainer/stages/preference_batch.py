@@ -34,7 +34,7 @@ class PairBatch:
 
     @property
     def num_tokens(self) -> int:
-        return self.ids_BT.numel()
+        return self.ids_BT.numel() if self.branched is None else self.branched.ids_BS.numel()
 
 
 @dataclass(frozen=True)

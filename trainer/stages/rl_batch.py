@@ -36,7 +36,7 @@ class RlBatch:
 
     @property
     def num_tokens(self) -> int:
-        return self.ids_BT.numel()
+        return self.ids_BT.numel() if self.branched is None else self.branched.ids_BS.numel()
 
     def weighted(self, numbers_BT: Tensor) -> Tensor:
         """The sum over the batch's units."""
