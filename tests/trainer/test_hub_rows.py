@@ -92,7 +92,8 @@ def test_any_dataset_is_trained_on_with_a_mapping(reader: HubReader, tmp_path: P
         reader, "rgpo", tmp_path / "rgpo", "data.path=hf:some/school:main", asks, functions, "rollout.max_tokens=4"
     )
     assert "(question as prompt, solution as answer): `prompt` rows, 30 rows" in said
-    code, said = reader.trainer("sft", *TINY, "data.path=hf:some/school:main", "data.mapping.prompt=questions")
+    wrong = ("data.path=hf:some/school:main", "data.mapping.prompt=questions")
+    code, said = reader.trainer("sft", *TINY, *wrong, f"out_dir={tmp_path / 'wrong'}")
     assert code == 3
     assert "there is no column `questions` (did you mean `question`?)" in said
     assert "the columns are `question`, `solution`, `messages`" in said
