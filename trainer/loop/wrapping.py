@@ -27,7 +27,7 @@ def wrapped(model: nn.Module, world: World, train: TrainConfig) -> nn.Module:
     an optimizer must be made afterwards. Raises EngineError."""
     if train.activation_checkpointing:
         for block in blocks_of(model):
-            _recompute(block)
+            _recompute(block, compiled=train.compile)
     if train.parallel == "fsdp" and world.num_processes > 1:
         return _sharded(model, world, compiled=train.compile)
     policy: nn.Module = world.accelerator.prepare_model(torch.compile(model) if train.compile else model)
@@ -86,7 +86,7 @@ def whole_model(model: nn.Module, make: Callable[[], nn.Module], world: World) -
     return copy
 
 
-def _recompute(block: nn.Module) -> None:
+def _recompute(block: nn.Module, *, compiled: bool) -> None:
     """Keep only the block's input for the backward. Its name and its parameters' names stay as they are."""
     plain: Callable[..., Any] = block.forward
 
@@ -99,10 +99,12 @@ def _recompute(block: nn.Module) -> None:
         finally:
             torch.set_autocast_cache_enabled(cached)
 
+    computed = plain if compiled else uncached  # a compiler makes its own copies, and cannot trace the switch
+
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return plain(*args, **kwargs)
-        return checkpoint(uncached, *args, use_reentrant=False, **kwargs)
+        return checkpoint(computed, *args, use_reentrant=False, **kwargs)
 
     block.forward = forward
 
