@@ -65,6 +65,10 @@ class Division:
     """Who of the processes writes which piece. It is found out once for the same tensors, and kept."""
 
     def __init__(self, rank: int, gather: Gather) -> None:
+        # Late, it takes more than a second; and here, so that the first save does not have to wait for it.
+        from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+
+        self._planner = DefaultSavePlanner
         self._rank, self._gather = rank, gather
         self._camera = Camera()
         self._items: dict[tuple[str, ...], list[Any]] = {}
@@ -79,10 +83,7 @@ class Division:
 
     def pieces(self, tensors: Mapping[str, Tensor]) -> Pieces:
         """This process's pieces, not copied: what others hold as well is written by one of them."""
-        # Late: it takes more than a second to import, for those who spread anything.
-        from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-
-        planner = DefaultSavePlanner(flatten_state_dict=False)
+        planner = self._planner(flatten_state_dict=False)
         planner.set_up_planner(dict(tensors), is_coordinator=self._rank == 0)
         names = tuple(tensors)
         if names not in self._items:

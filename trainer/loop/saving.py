@@ -36,9 +36,12 @@ class Saver:
         self._config, self._world, self._console = config, world, console
         self._camera, self._writer = Camera(), Writer[Path]()
         spread = config.train.parallel == "fsdp" and world.num_processes > 1 and not config.lora.rank
-        self._crew = Crew(world.num_processes) if spread and config.checkpoint.sharded else None
-        """The writers' threads, where all ranks write."""
-        self._division = Division(world.rank, world.gather)
+        self._together = (
+            (Crew(world.num_processes), Division(world.rank, world.gather))
+            if spread and config.checkpoint.sharded
+            else None
+        )
+        """The threads of all ranks and who of them writes what, where all write."""
         self.folder = files.folder_of(Path(config.out_dir))
         self.newest: Path | None = None
         """The newest one known to be published; `settle` first to know of all."""
@@ -75,8 +78,9 @@ class Saver:
         """
         states = self._world.gather(random_state(self._world.device))
         self.settle()
-        if (crew := self._crew) is not None:
-            state, shard = state_with(states), self._division.shard(model, optimizer)
+        if self._together is not None:
+            crew, division = self._together
+            state, shard = state_with(states), division.shard(model, optimizer)
             self._writer.begin(lambda: self._write_together(crew, state, shard, tokenizer))
             return
         snapshot = self._camera.snapshot(model, optimizer, keep=self._world.is_first)
