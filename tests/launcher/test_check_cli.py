@@ -83,11 +83,11 @@ def test_a_job_of_a_later_version_is_a_warning_and_asked_for_by_name_the_failure
     assert main(["check", "--json"]) == 0
     jobs = json.loads(capsys.readouterr().out)["jobs"]
     assert (jobs["a"]["supported"], jobs["b"]["supported"]) == (False, True)
-    assert "are not in this version" in jobs["a"]["warnings"][0]
+    assert "2 at `local`: all nodes would be this one machine" in jobs["a"]["warnings"][0]
     assert main(["check", "--job", "a"]) == ExitCode.JOBS
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "are not in this version, which has: 1" in captured.err
+    assert "2 at `local`: all nodes would be this one machine" in captured.err
 
 
 def test_the_problems_of_all_jobs_come_in_one_error(capsys: pytest.CaptureFixture[str]) -> None:
