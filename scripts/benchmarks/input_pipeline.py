@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from turns import tell
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -43,7 +44,9 @@ TURN_SECONDS = 0.5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more make so small a step no faster")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         model, rows = (LARGE, 32) if DEVICE.type == "cuda" else (SMALL, 12)
         taken: dict[str, Callable[[], int]] = {
@@ -54,7 +57,8 @@ def main() -> None:
             "isolated": fed(settings(LARGE, 16, rows="isolated"), Path(scratch)),
         }
         turns: dict[str, list[float]] = {name: [] for name in taken}
-        for _ in range(options.rounds):
+        for number in range(options.rounds):
+            tell(f"round {number + 1} of {options.rounds}")
             for name, take in taken.items():
                 turns[name].append(speed(take))
     rates = {name: statistics.median(rate) for name, rate in turns.items()}
