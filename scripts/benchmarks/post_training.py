@@ -11,7 +11,7 @@ Every step has the same rows on both sides (post_training_rows.py), ours by the 
 Sizes: `124M` is GPT-2; `tiny` is 64 wide, 2 layers. Each side lives in a process of its own; they take turns, the first
 of a round changing each time. Speed is the median step, memory the largest resident size after the imports.
 
-    python scripts/benchmarks/post_training.py                     all cases (about 8 minutes on two cores)
+    python scripts/benchmarks/post_training.py                     all cases (about 7 minutes on two cores)
     python scripts/benchmarks/post_training.py dpo --size tiny --rounds 10 --threads 1 --processor-time
 """
 
@@ -108,12 +108,14 @@ def measured(options: argparse.Namespace) -> None:
     os.dup2(2, 1)  # what a training prints, its children too, is no answer
     import post_training_trl
     import torch
-    import trl  # every side imports it, so that memory counts the work alone
 
-    import trainer.loop.start  # the same
+    # Every side imports what either needs, so that memory counts the work alone.
+    from transformers import GPT2LMHeadModel
+    from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
-    assert trl
-    assert trainer
+    import trainer.loop.start
+
+    assert all((GPT2LMHeadModel, DPOTrainer, GRPOTrainer, SFTTrainer, trainer.loop.start))
     torch.set_num_threads(options.threads)
     before_mb = memory_mb("VmRSS")
     pace = turns.Pace(answers, lambda: memory_mb("VmHWM") - before_mb, processor_time=options.processor_time)
