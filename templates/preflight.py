@@ -100,6 +100,7 @@ def torch_facts():
 def reduce():
     """Run `rank` in two processes; the answer is what rank 0 printed."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    torchrun.append("--local-addr=127.0.0.1")  # else by the machine's own name, which nobody may know
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     if os.path.isdir("/sys/class/net/lo"):
         # Where the host's own name does not resolve, gloo hangs unless it is told the interface.

@@ -71,6 +71,24 @@ def test_a_node_whose_peers_have_no_interface_in_common_is_refused(lab: Lab) -> 
     assert "203.0.113.9" in raised.value.why
 
 
+def test_a_clock_that_is_minutes_off_is_refused_with_its_nodes_name(lab: Lab) -> None:
+    node = lab.nodes[1]
+    (node.home / "clock").mkdir()
+    (node.home / "clock" / "sitecustomize.py").write_text("import time as t; n = t.time; t.time = lambda: n() + 400\n")
+    session = node.folder / "session.sh"
+    before = session.read_text()
+    node.export("PYTHONPATH", "clock")
+    try:
+        with pytest.raises(HostUnfit) as raised:
+            lab.up(2)
+    finally:
+        session.write_text(before)
+
+    assert raised.value.why.startswith("clock: `box1` is ")
+    assert raised.value.why.endswith(" s ahead of `box0`")
+    assert "timedatectl" in raised.value.hint
+
+
 def test_clocks_that_are_minutes_apart_are_a_difference() -> None:
     alike = [NodeFacts(skew_seconds=-20), NodeFacts(skew_seconds=30)]
     apart = [NodeFacts(skew_seconds=-200), NodeFacts(skew_seconds=30)]
