@@ -125,11 +125,11 @@ class Here:
 
     def _rent_group(self, wish: Wish) -> InstanceRow:
         """Open already, it is taken as it is: it may have machines to spare."""
-        there = open_group(self.ledger, wish.job.host) if wish.job.host else []
-        if len(there) >= wish.job.resources.nodes:
-            return there[0]
         request = group_request(Flags(job=wish.job_name), None, self.project)
         assert request is not None
+        there = open_group(self.ledger, request.name)
+        if len(there) >= wish.job.resources.nodes:
+            return there[0]
         if self.choices.skip_setup:
             request = replace(request, setup=None)
         return GroupOpener(self.state, self.clock, self.steps.note).open(request)[0]
