@@ -19,7 +19,7 @@ from launcher.remote.keys import ensure_key, public_line
 from tests.doubles.slurm import Slurm, reason_to_skip
 from tests.launcher.command_line import Finished
 from tests.launcher.waiting import wait_until
-from tests.launcher.workshop import Workshop
+from tests.launcher.workshop import TRAINER, Workshop
 from trainer import manifest
 
 NODES = 2
@@ -128,6 +128,8 @@ def make_lab(folder: Path) -> Iterator[Lab]:
     with Slurm(folder / "cluster", NODES, [public_line(obedient.state.private_key)]) as slurm:
         hosts = HOSTS.format(host=slurm.login.address.host)
         (obedient.root / "torch" / "distributed" / "run.py").write_text(TORCHRUN)
+        deaf = "    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as the real one, under Slurm\n    sys.exit(75)"
+        (obedient.root / "trainer" / "__main__.py").write_text(TRAINER.replace("    sys.exit(75)", deaf))
         jobs = obedient.root / "jobs.yaml"
         jobs.write_text(jobs.read_text().replace("provider: ssh", "provider: ssh\n    host: cluster") + hosts)
         real = folder / "my project's"

@@ -102,7 +102,9 @@ def stop_request(environ: Mapping[str, str] = os.environ) -> Iterator[StopReques
     if _listening:
         yield _listening[-1]
     else:
-        with StopRequest(deaf_afterwards=int(environ.get("WORLD_SIZE") or 1) > 1) as stop:
+        # Slurm too sends SIGTERM from more than one side: to every process of a job, and by its batch script.
+        several = int(environ.get("WORLD_SIZE") or 1) > 1 or "SLURM_JOB_ID" in environ
+        with StopRequest(deaf_afterwards=several) as stop:
             yield stop
 
 
