@@ -52,7 +52,12 @@ def jobs(incomplete: str) -> list[str]:
 
 
 def own_machines(incomplete: str) -> list[str]:
-    """Machines under `hosts` in the project's jobs.yaml."""
+    """Machines under `hosts` in the project's jobs.yaml, and `groups` of them."""
+    return _offered(incomplete, lambda: [*_from_jobs_file("hosts"), *_from_jobs_file("groups")])
+
+
+def entries(incomplete: str) -> list[str]:
+    """Entries under `hosts` in the project's jobs.yaml, clusters among them."""
     return _offered(incomplete, lambda: _from_jobs_file("hosts"))
 
 

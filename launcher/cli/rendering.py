@@ -31,7 +31,11 @@ def render(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Training values laid over the job's.")
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="With slurm: which cluster under `hosts`; left out where there is one.")
+        str | None,
+        typer.Option(
+            help="With slurm: which cluster under `hosts`; left out where there is one.",
+            autocompletion=completion.entries,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

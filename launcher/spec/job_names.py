@@ -1,4 +1,4 @@
-"""The names under `jobs` and `hosts` in a jobs.yaml, without reading it as YAML.
+"""The names under `jobs`, `hosts` and `groups` in a jobs.yaml, without reading it as YAML.
 
 For shell completion, which must answer within a keystroke: the real reader brings
 pydantic and PyYAML along. Only names on lines of their own are seen; whatever else

@@ -43,6 +43,8 @@ hosts:
   gpubox: {host: gpubox.example}
   attic:
     host: attic.example
+groups:
+  pair: [gpubox, attic]
 """
 
 
@@ -118,6 +120,8 @@ def test_bash_completes_hosts_runs_and_jobs(bash: Bash, project: Path, books: No
         "gptops train ",
         "gptops train demo --host v",
         "gptops up --provider la",
+        "gptops up --host ",
+        "gptops render sft --host ",
     )
     assert offered == [
         ["vast-1a2b", "local-3f2a", "runpod-77aa"],
@@ -128,6 +132,8 @@ def test_bash_completes_hosts_runs_and_jobs(bash: Bash, project: Path, books: No
         ["demo", "pretrain-large", "sft"],
         ["vast-1a2b"],
         ["lambda_cloud"],
+        ["gpubox", "attic", "pair"],
+        ["gpubox", "attic"],
     ]
 
 
