@@ -8,6 +8,7 @@ name on any.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -177,17 +178,26 @@ class _Sink:
 
     def finish(self, manifest_text: bytes) -> None:
         """All have come. Raises OSError."""
-        if self._file is not None:
-            self._attempt(self._file.close)
+        self._attempt(self._settle)
         if self._error is not None:
             raise self._error
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / manifest.FILE_NAME).write_bytes(manifest_text)
+            manifest.fsync(self.folder / manifest.FILE_NAME)
+            for folder in (*(path for path in self.folder.rglob("*") if path.is_dir()), self.folder):
+                manifest.fsync(folder)
+
+    def _settle(self) -> None:
+        """What came is on the disk: the checkpoint is about to get its name."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
 
     def _begin(self, name: str) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._settle()
         if self.folder is not None:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
