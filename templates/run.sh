@@ -227,10 +227,11 @@ supervise() {
     [ -z "$(setting GPTOPS_NODES)" ] || end_stuck_starter "$starter" &
     watcher=$!
     await_starter
+    kill "$watcher" 2>/dev/null # at once: the starter's number may soon be another process's
     end_stragglers
     quote_starter "$code" >>"$log"
     finish "$(verdict "$code")"
-    kill "$heart" "$watcher" 2>/dev/null
+    kill "$heart" 2>/dev/null
 }
 
 begin() {
