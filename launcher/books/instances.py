@@ -94,6 +94,10 @@ class Instances(LedgerFile):
         rows = self._select(_instance, "SELECT * FROM instances ORDER BY created_at, label")
         return [row for row in rows if row.state.value in wanted]
 
+    def group(self, name: str | None, *states: InstanceState) -> list[InstanceRow]:
+        """Those of `instances` that were opened as the group of this name; none where there is no such name."""
+        return [row for row in self.instances(*states) if name and row.group_name == name]
+
     # Prices
 
     def record_price(self, label: str, gpu_per_hour: float, disk_per_hour: float) -> None:

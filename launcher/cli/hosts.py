@@ -187,8 +187,9 @@ def _to_end(ledger: Ledger, host: str | None, everything: bool) -> list[Instance
 
     if everything:
         return ledger.instances()
-    group = [row for row in ledger.instances() if host and row.group_name == host]
-    return group or [pick_host(ledger, host, InstanceState.OPEN, InstanceState.INTENDED, InstanceState.CLOSING)]
+    return ledger.group(host) or [
+        pick_host(ledger, host, InstanceState.OPEN, InstanceState.INTENDED, InstanceState.CLOSING)
+    ]
 
 
 def _host_and_command(words: list[str]) -> tuple[str | None, list[str]]:

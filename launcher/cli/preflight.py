@@ -44,7 +44,7 @@ def preflight(
     import tempfile
     from pathlib import Path
 
-    from launcher.books.ledger import Ledger
+    from launcher.books.ledger import InstanceState, Ledger
     from launcher.clock import SystemClock
     from launcher.hosts.preflight import examine
     from launcher.hosts.preflight_checks import Asked
@@ -54,7 +54,7 @@ def preflight(
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
-        group = [row for row in ledger.instances() if host and row.group_name == host]
+        group = ledger.group(host, InstanceState.OPEN)
         if group:
             return _examine_group(group, gpus, state, clock, as_json=as_json)
         row = pick_host(ledger, host)

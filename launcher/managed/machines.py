@@ -114,8 +114,7 @@ def end(errand: Errand, outside: Outside) -> None:
 
 
 def _with_its_group(row: InstanceRow, outside: Outside) -> list[InstanceRow]:
-    others = outside.ledger.instances() if row.group_name else []
-    return [row, *(other for other in others if other.group_name == row.group_name and other.label != row.label)]
+    return [row, *(other for other in outside.ledger.group(row.group_name) if other.label != row.label)]
 
 
 def _end_one(row: InstanceRow, errand: Errand, outside: Outside) -> None:
