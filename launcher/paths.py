@@ -99,6 +99,11 @@ class LocalRun:
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 
+    @property
+    def batch(self) -> Path:
+        """What was submitted, where Slurm has the run; else there is none."""
+        return self.root / "job.sbatch"
+
     def of_node(self, node: int) -> LocalRun:
         """The same run as one of its nodes tells it: node 0's log is the run's."""
         return NodeRun(self.root, node) if node else self
@@ -120,6 +125,8 @@ class RemoteRun:
     """A run on the host: `~/gptops/<run_id>/`."""
 
     run_id: str
+    node: int = 0
+    """Whose log, where one folder holds the logs of all nodes (templates/slurm.sh)."""
 
     @property
     def root(self) -> PurePosixPath:

@@ -32,6 +32,7 @@ root=${root%??}
 status=$root/status
 logs=$root/logs
 log=$logs/train.log
+index=$logs/index
 proc=${GPTOPS_PROC:-/proc} # where there is none, as on macOS, `ps` is asked
 
 heartbeat_seconds=2
@@ -274,7 +275,7 @@ beat() {
     count=0
     while kill -0 "$1" 2>/dev/null; do
         put heartbeat "$(now)" 2>/dev/null
-        [ $((count % index_every)) -ne 0 ] || echo "$(now) $(bytes_of "$log")" >>"$logs/index" 2>/dev/null
+        [ $((count % index_every)) -ne 0 ] || echo "$(now) $(bytes_of "$log")" >>"$index" 2>/dev/null
         count=$((count + 1))
         sleep "$heartbeat_seconds"
     done
@@ -532,8 +533,8 @@ send_new() {
 # The last entry of the index that is old enough; 0 where the log is younger.
 since() {
     number "${1:-}" || usage
-    [ -f "$logs/index" ] || { echo 0; return; }
-    awk -v at="$(($(now) - $1))" 'BEGIN { found = 0 } $1 <= at { found = $2 } END { print found }' "$logs/index"
+    [ -f "$index" ] || { echo 0; return; }
+    awk -v at="$(($(now) - $1))" 'BEGIN { found = 0 } $1 <= at { found = $2 } END { print found }' "$index"
 }
 
 usage() {

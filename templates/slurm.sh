@@ -6,6 +6,7 @@
 #   start    sbatch, once for each attempt; 73 where Slurm refuses the job
 #   status   more facts: job_id job_state job_reason, and for a job that waits job_position (`2 of 7 in debug`)
 #   stop     lets the training save and end (USR2 to job.sbatch), then scancel; a job that waits is cancelled at once
+#   log OFFSET [-f] node=K, since SECONDS node=K: of another node than the first
 
 ask_again_seconds=10 # between two questions to the controller while a log is followed: it serves the whole cluster
 
@@ -158,3 +159,8 @@ wait_for_job() {
         nap 1
     done
 }
+
+# The logs of all nodes lie here, on the disk that they share.
+for word in "$@"; do
+    case $word in node=*[!0-9]*) ;; node=?*) log=$logs/node-${word#node=}.log index=$logs/node-${word#node=}.index ;; esac
+done

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 from launcher import console
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from launcher.books.ledger import InstanceRow, Ledger, RunRow
     from launcher.books.spending import Spent
     from launcher.errors import GptopsError
     from launcher.hosts.down import Ended
+    from launcher.slurm.job import SlurmJob
 
 HOST_COLUMNS = ("HOST", "PROVIDER", "STATE", "GPUS", "AGE", "$/H", "$ SO FAR", "ENDS ITSELF", "ADDRESS", "RUNS")
 
@@ -52,6 +55,15 @@ def host_cells(row: InstanceRow, runs: list[str], now: float, spent: Spent) -> l
     ]
 
 
+def queued_json(ledger: Ledger, row: InstanceRow, waiting: Mapping[str, SlurmJob]) -> list[dict[str, str]]:
+    """The runs on a machine that wait in its queue, for programs."""
+    jobs = [(run.run_id, waiting[run.run_id]) for run in ledger.runs(instance_label=row.label) if run.run_id in waiting]
+    return [
+        {"run_id": run_id, "job_id": job.job_id, "state": job.state, "reason": job.reason, "position": job.position}
+        for run_id, job in jobs
+    ]
+
+
 def ends_itself(row: InstanceRow, now: float) -> str:
     """When its dead-man's switch ends it; "" for a machine without one."""
     if row.deadline is None:
@@ -59,12 +71,14 @@ def ends_itself(row: InstanceRow, now: float) -> str:
     return f"in {duration(row.deadline - now)}" if row.deadline > now else "overdue"
 
 
-def run_words(ledger: Ledger, row: InstanceRow) -> list[str]:
-    """The runs on a machine, with their states."""
-    return [f"{run.run_id} ({_state(ledger, run, row)})" for run in ledger.runs(instance_label=row.label)]
+def run_words(ledger: Ledger, row: InstanceRow, waiting: Mapping[str, SlurmJob]) -> list[str]:
+    """The runs on a machine, with their states; `waiting`: those in a queue."""
+    return [f"{run.run_id} ({_state(ledger, run, row, waiting)})" for run in ledger.runs(instance_label=row.label)]
 
 
-def _state(ledger: Ledger, run: RunRow, row: InstanceRow) -> str:
+def _state(ledger: Ledger, run: RunRow, row: InstanceRow, waiting: Mapping[str, SlurmJob]) -> str:
+    if run.run_id in waiting:
+        return waiting[run.run_id].queued()
     nodes = ledger.nodes(run.run_id)
     here = next((node.node for node in nodes if node.instance_label == row.label), None)
     return run.state.value if here is None else f"{run.state.value}, node {here} of {len(nodes)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,14 +18,19 @@ from launcher.cli.host_views import (
     errors_json,
     host_cells,
     host_json,
+    queued_json,
     run_words,
     told,
 )
 from launcher.cli.options import Json, examples
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from launcher.books.ledger import InstanceRow, Ledger
+    from launcher.clock import Clock
     from launcher.hosts.down import Ended
+    from launcher.slurm.job import SlurmJob
 
 app = typer.Typer()
 
@@ -44,7 +50,8 @@ HostName = Annotated[
 def ps(as_json: Json = False) -> None:
     """List the open machines, what they cost so far, when they end themselves, and the runs on them.
 
-    From this computer's books alone, so it answers at once; `gptops logs` and `gptops sync` ask the machine.
+    From this computer's books alone, so it answers at once; `gptops logs` and `gptops sync` ask the machine. Only of a
+    run that Slurm has is its login node asked, for some seconds, because it may wait.
     """
     from launcher.books.ledger import Ledger
     from launcher.books.spending import spent
@@ -53,10 +60,13 @@ def ps(as_json: Json = False) -> None:
 
     clock = SystemClock()
     with Ledger(state_paths().ledger, clock) as ledger:
+        waiting = _waiting(ledger, clock)
         now = clock.now()
-        rows = [(row, run_words(ledger, row), spent(ledger, row.label, now)) for row in ledger.instances()]
+        rows = [(row, run_words(ledger, row, waiting), spent(ledger, row.label, now)) for row in ledger.instances()]
+        queued = [queued_json(ledger, row, waiting) for row, _, _ in rows]
     if as_json:
-        console.emit_json([host_json(row, runs, now, cost) for row, runs, cost in rows])
+        lines = [host_json(row, runs, now, cost) for row, runs, cost in rows]
+        console.emit_json([{**line, "queued": jobs} for line, jobs in zip(lines, queued, strict=True)])
         return
     if not rows:
         console.say("no host is open; `gptops up` opens one")
@@ -66,6 +76,19 @@ def ps(as_json: Json = False) -> None:
         if row.state.value in ("intended", "closing"):
             word = "opened" if row.state.value == "intended" else "ended"
             console.say(f"`{row.name}` is just being {word}; if no gptops does that now: `gptops down {row.name}`")
+
+
+def _waiting(ledger: Ledger, clock: Clock) -> Mapping[str, SlurmJob]:
+    """The runs that wait in a queue. Only where Slurm has one of them is anything imported and anybody asked."""
+    from launcher.books.ledger import RunState
+    from launcher.paths import LocalRun, state_paths
+
+    living = [run for run in ledger.runs() if run.state is RunState.RUNNING]
+    if not any(LocalRun(Path(run.local_root)).batch.exists() for run in living):
+        return {}
+    from launcher.slurm.asking import queued
+
+    return queued(ledger, state_paths(), clock, console.warn)
 
 
 class AsTyped(typer.core.TyperCommand):

@@ -195,7 +195,11 @@ def stop(
     with Ledger(state.ledger, clock) as ledger:
         row = pick_run(ledger, run)
         with attached(row, ledger, state, clock, console.say) as there:
-            console.say(f"asking `{row.run_id}` to save and end; it gets {grace} s")
+            job = there.job() if there.is_on_slurm else None
+            if job is not None and job.waits:
+                console.say(f"taking `{row.run_id}` out of the queue: {job.words()}")
+            else:
+                console.say(f"asking `{row.run_id}` to save and end; it gets {grace} s")
             try:
                 status = there.stop(grace)
             except KeyboardInterrupt:

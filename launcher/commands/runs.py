@@ -89,12 +89,16 @@ def stop_run(run: RemoteRun, grace_seconds: int) -> Command:
 
 def send_log(run: RemoteRun, offset: int, *, follow: bool) -> Command:
     """Print the log's bytes from `offset` on; following, until the run has ended or our stdin is closed."""
-    return Command(("sh", str(run.run_script), "log", str(offset), *(("-f",) if follow else ())))
+    return Command(("sh", str(run.run_script), "log", str(offset), *(("-f",) if follow else ()), *_whose(run)))
 
 
 def log_offset_before(run: RemoteRun, seconds: int) -> Command:
     """Print the size that the log had `seconds` ago."""
-    return Command(("sh", str(run.run_script), "since", str(seconds)))
+    return Command(("sh", str(run.run_script), "since", str(seconds), *_whose(run)))
+
+
+def _whose(run: RemoteRun) -> tuple[str, ...]:
+    return (f"node={run.node}",) if run.node else ()
 
 
 def _script(text: str, *arguments: str, stdin: bytes = b"") -> Command:

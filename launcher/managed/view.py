@@ -9,6 +9,7 @@ from launcher.books.ledger import InstanceRow
 from launcher.managed.errand import Errand
 from launcher.managed.verdict import Facts, Sight
 from trainer.manifest import step_name
+from launcher.running.status import Phase
 
 _LINE = re.compile(r"^step (\d+)/(\d+)\s+loss ([\d.]+|nan|inf)", re.MULTILINE)
 _ETA = re.compile(r"^step .*\beta (\S+)", re.MULTILINE)
@@ -89,7 +90,9 @@ def view_of(
 
 def _state(facts: Facts) -> str:
     if facts.run is not None:
-        return "saving, to end" if facts.stopping and not facts.run.is_over else facts.run.phase.value
+        if facts.stopping and not facts.run.is_over:
+            return "saving, to end"
+        return facts.run.job.queued() if facts.run.phase is Phase.QUEUED and facts.run.job else facts.run.phase.value
     if facts.sight is Sight.UNKNOWN:
         return "the provider does not answer"
     if facts.silent_seconds:

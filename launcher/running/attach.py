@@ -27,7 +27,7 @@ from launcher.running.outcome import LINES_SHOWN, never_started, require_no_fail
 from launcher.running.status import Phase, RunStatus, read_status
 from launcher.running.stop import stop_run
 from launcher.since import Since
-from launcher.slurm.job import SlurmJob
+from launcher.slurm.job import SlurmJob, nodes_in
 from launcher.slurm.queue import await_start
 
 
@@ -46,7 +46,12 @@ class Attached:
 
     @property
     def remote(self) -> RemoteRun:
-        return RemoteRun(self.row.run_id)
+        return RemoteRun(self.row.run_id, self.node if self.is_on_slurm else 0)
+
+    @property
+    def is_on_slurm(self) -> bool:
+        """Then the transport is to the login node, where the logs of all nodes are."""
+        return LocalRun(Path(self.row.local_root)).batch.exists()
 
     @property
     def local(self) -> LocalRun:
@@ -59,7 +64,7 @@ class Attached:
 
     def follow(self, sink: Sink, *, start: int) -> RunStatus:
         """Give the log on from byte `start` until the run has ended. Raises RunFailed, or NotFound where it is gone."""
-        await_start(self._job, self.row.run_id, self.notice, self.clock)
+        await_start(self.job, self.row.run_id, self.notice, self.clock)
         follower = Follower(
             self.transport, self.remote, self.local, sink, self.notice, self._is_open, self.clock, shown=start
         )
@@ -74,7 +79,8 @@ class Attached:
         require_no_failure(self.row, status, self.copy.tail(LINES_SHOWN))
         return status
 
-    def _job(self) -> SlurmJob | None:
+    def job(self) -> SlurmJob | None:
+        """What Slurm says of it now; None where no Slurm has it."""
         return read_status(self.transport, self.remote).job
 
     def look(self) -> RunStatus:
@@ -124,9 +130,12 @@ def attached(
     """For the time of the block; `node`: to one of several alone. Raises NotFound where the run's host is gone."""
     transport = connection_to(row, ledger, state, clock)
     try:
-        there = machines(transport)
+        there, batch = machines(transport), LocalRun(Path(row.local_root)).batch
+        if batch.exists():
+            there = there * nodes_in(batch.read_text(encoding="utf-8"))  # the login node knows of all
         if node >= len(there):
-            has = f"`{row.run_id}` runs on {len(there)}: " + ", ".join(each.host.name for each in there)
+            names = "" if batch.exists() else ": " + ", ".join(each.host.name for each in there)
+            has = f"`{row.run_id}` runs on {len(there)} nodes, the first is 0{names}"
             raise NotFound(f"there is no node {node}", why=has, hint=f"gptops logs {row.run_id}")
         yield Attached(row, there[node] if node else transport, ledger, state, clock, notice, node)
     finally:

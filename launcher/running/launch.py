@@ -28,7 +28,7 @@ from launcher.errors import HostUnfit, LocalFault, NotFound, NotVerified, Unreac
 from launcher.hosts.deadman import limit_run
 from launcher.hosts.setup import run_setup
 from launcher.lock import hold
-from launcher.paths import RemoteRun, StatePaths
+from launcher.paths import LocalRun, RemoteRun, StatePaths
 from launcher.remote.backoff import Backoff
 from launcher.remote.several import machines
 from launcher.remote.transport import Command, Transport
@@ -132,7 +132,7 @@ def clear_up(host: InstanceRow, means: Means) -> None:
         if row.state is RunState.ENDED:
             continue
         status = _status(row, means)
-        if status.alive:
+        if status.alive and status.job is None:
             means.say(f"note: `{row.run_id}` is running on `{host.name}` too; both share the machine")
         if row.state is RunState.PREPARING:
             resolve(row, status, means.transport, means.ledger)
@@ -202,6 +202,8 @@ def make_home(plan: LaunchPlan) -> None:
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
         (root / _CONFIG).write_text(plan.train_yaml, encoding="utf-8")
+        if plan.batch is not None:
+            plan.local.batch.write_text(plan.batch, encoding="utf-8")
     except OSError as error:
         raise LocalFault(
             f"cannot write `{root}`",
@@ -213,8 +215,10 @@ def make_home(plan: LaunchPlan) -> None:
 def _forget_at_home(row: RunRow) -> None:
     """Remove the folder of a run that never started, provided that nothing but our own file is in it."""
     root = Path(row.local_root)
-    if root.is_dir() and os.listdir(root) == [_CONFIG]:
-        (root / _CONFIG).unlink()
+    ours = {_CONFIG, LocalRun(root).batch.name}
+    if root.is_dir() and ours.issuperset(there := os.listdir(root)):
+        for name in there:
+            (root / name).unlink()
         root.rmdir()
 
 

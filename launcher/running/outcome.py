@@ -90,6 +90,8 @@ def ending(row: RunRow, status: RunStatus) -> str:
         saved = f"; newest checkpoint `{step_name(status.checkpoint_step)}`, bring it home: `gptops sync {row.run_id}`"
     if status.has_succeeded:
         return f"`{row.run_id}` has ended well{took}{saved}"
+    if status.job is not None and status.started_at is None:
+        return f"`{row.run_id}` was taken out of the queue before it began"
     unsaved = "" if status.exit_code == STOPPED else " before it could save"
     return f"`{row.run_id}` was stopped{unsaved}{took}{saved}"
 

@@ -31,6 +31,8 @@ class Phase(str, enum.Enum):
 
     ABSENT = "absent"
     """The host has no such run: it was never started there, or was removed."""
+    QUEUED = "queued"
+    """A scheduler has it, and nothing of it runs (any more): it waits for its turn."""
     STARTING = "starting"
     RUNNING = "running"
     ENDED = "ended"
@@ -167,9 +169,10 @@ def status_of(result: Result, host_name: str) -> RunStatus:
 def parse_status(facts: Mapping[str, str]) -> RunStatus:
     """The facts as a RunStatus. Total: what is missing or garbled is unknown."""
     alive = facts.get("alive") == "yes"
-    attempt = _number(facts, "attempt") or 0
+    attempt, job = _number(facts, "attempt") or 0, job_of(facts)
+    phase = _phase(facts.get("phase", ""), alive, attempt)
     return RunStatus(
-        phase=_phase(facts.get("phase", ""), alive, attempt),
+        phase=Phase.QUEUED if job is not None and job.waits and phase in (Phase.STARTING, Phase.RUNNING) else phase,
         alive=alive,
         exit_code=_number(facts, "exit_code"),
         stop_requested=_number(facts, "stop_requested") is not None,
@@ -181,7 +184,7 @@ def parse_status(facts: Mapping[str, str]) -> RunStatus:
         log_bytes=_number(facts, "log_bytes") or 0,
         step=_number(facts, "step"),
         checkpoint_step=_number(facts, "checkpoint"),
-        job=job_of(facts),
+        job=job,
     )
 
 

@@ -55,11 +55,17 @@ class SlurmJob:
             return f"Slurm knows no job {self.job_id} (any more)"
         if self.state == "UNKNOWN":
             return f"Slurm does not answer: {self.reason}"
+        return f"job {self.job_id} is {self.state}{self._why()}{f', {self.position}' if self.position else ''}"
+
+    def queued(self) -> str:
+        """The same of a job that waits, in short: `queued, 2 of 7 in debug (Priority: others come first)`."""
+        return f"queued{f', {self.position}' if self.position else ''}{self._why()}"
+
+    def _why(self) -> str:
+        if self.reason in ("", "None"):
+            return ""
         meaning = _STUCK.get(self.reason) or _MEANINGS.get(self.reason)
-        known = self.reason not in ("", "None")
-        why = f" ({self.reason}: {meaning})" if meaning else f" ({self.reason})" if known else ""
-        where = f", {self.position}" if self.position else ""
-        return f"job {self.job_id} is {self.state}{why}{where}"
+        return f" ({self.reason}: {meaning})" if meaning else f" ({self.reason})"
 
 
 def job_of(facts: Mapping[str, str]) -> SlurmJob | None:
@@ -69,3 +75,9 @@ def job_of(facts: Mapping[str, str]) -> SlurmJob | None:
     return SlurmJob(
         facts.get("job_id", ""), facts["job_state"], facts.get("job_reason", ""), facts.get("job_position", "")
     )
+
+
+def nodes_in(text: str) -> int:
+    """On how many nodes the batch file of a run wants it to run."""
+    lines = (line.partition("--nodes=")[2] for line in text.splitlines() if line.startswith("#SBATCH --nodes="))
+    return int(next(lines, "1"))

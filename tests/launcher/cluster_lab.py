@@ -31,6 +31,12 @@ os.environ["RANK"] = os.environ["GROUP_RANK"] = os.environ["SLURM_NODEID"]
 os.execvp(words[0], words)
 """
 
+SAYS_ITS_RANK = """
+import os
+if "RANK" in os.environ:
+    print("this is rank", os.environ["RANK"], flush=True)
+"""
+
 HOSTS = """\
 hosts:
   cluster: &login
@@ -48,7 +54,7 @@ jobs:
     provider: ssh
     host: cluster
     resources: {nodes: 2}
-    env: {OMP_NUM_THREADS: 1, NASTY: "it's $(touch evil)"}
+    env: {OMP_NUM_THREADS: 1, NASTY: "it's $(touch evil)", PYTHONPATH: .}
     train:
       model: {d_model: 16, n_layers: 1, n_heads: 2, max_seq_len: 16}
       data: {path: corpus.txt, tokenizer: {kind: bytes}}
@@ -135,6 +141,7 @@ def make_lab(folder: Path) -> Iterator[Lab]:
         real = folder / "my project's"
         real.mkdir()
         (real / "jobs.yaml").write_text(REAL_JOBS + hosts)
+        (real / "sitecustomize.py").write_text(SAYS_ITS_RANK)
         (real / "corpus.txt").write_text("To be, or not to be, that is the question.\n" * 200)
         lab = Lab(slurm, real, obedient)
         opened = lab.gptops("up", "--host", "cluster")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -20,10 +21,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     yield from make_lab(tmp_path_factory.mktemp("lab"))
 
 
-def test_two_nodes_train_one_model_and_its_checkpoint_comes_home(lab: Lab) -> None:
-    def on_laptop(*words: str) -> str:
+def test_two_nodes_train_one_model_its_checkpoint_comes_home_and_each_has_a_log(lab: Lab) -> None:
+    def on_laptop(*words: str, exit_code: int = 0) -> str:
         done = gptops(*words, home=lab.obedient.state.root, cwd=lab.real)
-        assert done.exit_code == 0, done.stdout + done.stderr
+        assert done.exit_code == exit_code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     said = on_laptop("train", "tiny")
@@ -34,6 +35,12 @@ def test_two_nodes_train_one_model_and_its_checkpoint_comes_home(lab: Lab) -> No
     assert not list(lab.remote(run.name).rglob("evil"))
     on_laptop("sync", run.name)
     assert [manifest.verify(path).step for path in manifest.checkpoints(run / "checkpoints")][-1] == 6
+    assert "this is rank 1" not in on_laptop("logs", run.name)
+    other = on_laptop("logs", run.name, "--node", "1", "-f")
+    assert "this is rank 1" in other
+    assert "this is rank 0" not in other
+    assert (run / "train.node1.log").read_bytes() == (lab.remote(run.name) / "logs" / "node-1.log").read_bytes()
+    assert "runs on 2 nodes, the first is 0" in on_laptop("logs", run.name, "--node", "2", exit_code=4)
 
 
 def test_before_the_time_limit_it_saves_requeues_itself_and_goes_on_to_the_end(lab: Lab) -> None:
@@ -138,11 +145,17 @@ def test_a_queue_that_never_starts_is_told_with_position_and_reason_and_stop_tak
         assert "it will not start by itself, `gptops stop " in told
         run_id = told.split("`")[1]
         looked = lab.gptops("logs", run_id, "--json")
-        assert answer(looked)["phase"] == "starting"
+        assert answer(looked)["phase"] == "queued"
         assert "is PENDING (PartitionDown: its partition is down), 1 of 1 in debug" in looked.stderr
+        [host] = json.loads(lab.gptops("ps", "--json").stdout)
+        assert f"{run_id} (queued, 1 of 1 in debug (PartitionDown: its partition is down))" in host["runs"]
+        [job] = host["queued"]
+        assert (job["run_id"], job["state"], job["position"]) == (run_id, "PENDING", "1 of 1 in debug")
         stopped = lab.gptops("stop", run_id)
         assert stopped.exit_code == 0, stopped.stderr
-        assert "was stopped before it could save" in stopped.stderr
+        assert f"taking `{run_id}` out of the queue: job" in stopped.stderr
+        assert "was taken out of the queue before it began" in stopped.stderr
+        assert f"{run_id} (ended)" in lab.gptops("ps").stdout
         assert lab.slurm.jobs() == []
     finally:
         lab.slurm.call("scontrol", "update", "PartitionName=debug", "State=UP")

@@ -46,7 +46,7 @@ def test_a_status_without_a_scheduler_has_no_job_and_one_with_it_has() -> None:
     assert job_of({"phase": "running"}) is None
     facts = {"phase": "starting", "alive": "yes", "attempt": "1", "job_id": "7", "job_state": "PENDING"}
     status = parse_status({**facts, "job_reason": "Priority", "job_position": "1 of 1 in gpu"})
-    assert status.phase is Phase.STARTING
+    assert status.phase is Phase.QUEUED
     assert status.job == SlurmJob("7", "PENDING", "Priority", "1 of 1 in gpu")
 
 
