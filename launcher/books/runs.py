@@ -51,6 +51,10 @@ class Runs(LedgerFile):
         """The machines of a run on several, by their place; none for a run on one."""
         return self._select(_node, "SELECT * FROM run_nodes WHERE run_id = ? ORDER BY node", (run_id,))
 
+    def machines(self, run: RunRow) -> list[str]:
+        """The labels of every machine of a run, node 0's first."""
+        return [node.instance_label for node in self.nodes(run.run_id)] or [run.instance_label]
+
     # Checkpoints
 
     def record_checkpoint(self, run_id: str, step: int, manifest_sha256: str, size_bytes: int) -> CheckpointRow:

@@ -129,6 +129,12 @@ def spent_by_run(ledger: Ledger, label: str, now: float) -> dict[str | None, Spe
     return shares
 
 
+def spent_on_run(ledger: Ledger, run: RunRow, now: float) -> Spent:
+    """What all machines of a run cost while it went on; its share, where other runs went on there too."""
+    shares = (spent_by_run(ledger, label, now).get(run.run_id, Spent()) for label in ledger.machines(run))
+    return sum(shares, Spent())
+
+
 def _periods(row: InstanceRow, prices: Sequence[PriceRow], now: float) -> Iterator[Period]:
     """From the intent to the end. A clock that was put back makes a period empty, never negative."""
     end = max(row.created_at, now if row.closed_at is None else row.closed_at)

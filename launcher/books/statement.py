@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import enum
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from launcher.books.ledger import InstanceState, Ledger, RunRow
@@ -36,14 +36,17 @@ class Line:
     provider: str = ""
     state: str = ""
     run: RunRow | None = None
+    labels: tuple[str, ...] = ()
+    """Of a run: all its machines."""
 
 
 def statement(ledger: Ledger, lives: Sequence[Life], now: float, by: By) -> list[Line]:
-    """Oldest first. By run, what a machine cost while none went on has a line of its own."""
+    """Oldest first. A run on several machines has one line; what a machine cost while none went on has one too."""
     if by is By.HOST:
         return [_host_line(each) for each in lives]
     if by is By.RUN:
-        return [line for each in lives for line in _run_lines(ledger, each, now)]
+        shares = {each.row.label: spent_by_run(ledger, each.row.label, now) for each in lives}
+        return [line for each in lives for line in _run_lines(ledger, each, shares)]
     return _calendar(lives, _day if by is By.DAY else _month)
 
 
@@ -57,15 +60,23 @@ def _host_line(each: Life) -> Line:
     return Line(row.name, each.spent, (each.end - each.begin) / 3600, row.name, row.provider, row.state.value)
 
 
-def _run_lines(ledger: Ledger, each: Life, now: float) -> Iterator[Line]:
-    row, shares = each.row, spent_by_run(ledger, each.row.label, now)
+def _run_lines(ledger: Ledger, each: Life, shares: Mapping[str, Mapping[str | None, Spent]]) -> Iterator[Line]:
+    row, own = each.row, shares[each.row.label]
     for run in ledger.runs(instance_label=row.label):
-        end = each.end if run.ended_at is None else run.ended_at
-        hours = max(0.0, end - run.created_at) / 3600
-        yield Line(run.run_id, shares[run.run_id], hours, row.name, row.provider, run.state.value, run)
-    rest = shares.get(None, Spent())
-    if rest.total > 0 or (len(shares) == 0 and row.state is not InstanceState.CLOSED):
+        if run.instance_label == row.label:  # on its other machines it was told already, or will be
+            yield _run_line(ledger, each, run, shares)
+    rest = own.get(None, Spent())
+    if rest.total > 0 or (len(own) == 0 and row.state is not InstanceState.CLOSED):
         yield Line("", rest, 0.0, row.name, row.provider, "no run")
+
+
+def _run_line(ledger: Ledger, each: Life, run: RunRow, shares: Mapping[str, Mapping[str | None, Spent]]) -> Line:
+    labels = tuple(ledger.machines(run))
+    end = each.end if run.ended_at is None else run.ended_at
+    whole = sum((shares[label].get(run.run_id, Spent()) for label in labels if label in shares), Spent())
+    hosts = ", ".join(node.host_name for node in ledger.nodes(run.run_id)) or each.row.name
+    hours = max(0.0, end - run.created_at) / 3600
+    return Line(run.run_id, whole, hours, hosts, each.row.provider, run.state.value, run, labels)
 
 
 def _calendar(lives: Sequence[Life], next_of: Callable[[float], tuple[str, float]]) -> list[Line]:

@@ -44,6 +44,8 @@ class Pulled:
     bytes: int
     seconds: float
     path: Path
+    from_nodes: tuple[tuple[int, int], ...] = ()
+    """The bytes that each node of the run gave: its place, and how many."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ class Puller:
             path = self._pull(checkpoint, arriving)
         except OSError as error:
             raise self._local_fault(checkpoint, error) from error
-        return Pulled(checkpoint.step, checkpoint.name, checkpoint.total_bytes, self.clock.monotonic() - began, path)
+        seconds = self.clock.monotonic() - began
+        gave = tuple((node, _bytes_of(files)) for node, files in _sources(checkpoint))
+        return Pulled(checkpoint.step, checkpoint.name, checkpoint.total_bytes, seconds, path, gave)
 
     def _pull(self, checkpoint: RemoteCheckpoint, arriving: Path) -> Path:
         while True:
@@ -114,21 +118,10 @@ class Puller:
                 update(before + done)
                 crashpoint("sync:transferring")
 
-            for machine, files in self._sources(checkpoint):
+            for node, files in _sources(checkpoint):
+                machine = machines(self.transport)[node]
                 machine.pull([*files], self.folder / checkpoint.name, arriving, on_progress=on_progress, lock=self.lock)
-                before += sum(entry.bytes for entry in files.values())
-
-    def _sources(self, checkpoint: RemoteCheckpoint) -> Iterator[tuple[Transport, Mapping[str, FileEntry]]]:
-        """Which machine gives which files; what several parts have comes from the first."""
-        if not checkpoint.pieces:
-            yield self.transport, checkpoint.manifest.files
-        seen: set[str] = set()
-        for piece in checkpoint.pieces:
-            files = piece.checkpoint.manifest.files
-            fresh = {name: files[name] for name in files if name not in seen}
-            if fresh:
-                yield machines(self.transport)[piece.node], fresh
-            seen |= set(files)
+                before += _bytes_of(files)
 
     def _require_room(self, checkpoint: RemoteCheckpoint, arriving: Path) -> None:
         # Finished files only: rsync goes on from a half one by writing all of it anew beside it.
@@ -154,7 +147,8 @@ class Puller:
         """Where the damage is, as far as the host can tell."""
         where = self.folder / checkpoint.name
         damaged_there, host = False, self.host_name
-        for machine, _files in self._sources(checkpoint):
+        for node, _files in _sources(checkpoint):
+            machine = machines(self.transport)[node]
             if machine.run(verify_checkpoint(where), timeout_seconds=600).exit_code != 0:
                 damaged_there, host = True, machine.host.name
         why = f"{error}: " + (f"the copy on {host} is damaged itself" if damaged_there else "it was damaged on the way")
@@ -195,3 +189,20 @@ def _salvage(path: Path) -> None:
                 left.replace(partial)
             else:
                 left.unlink()
+
+
+def _sources(checkpoint: RemoteCheckpoint) -> Iterator[tuple[int, Mapping[str, FileEntry]]]:
+    """Which node gives which files; what several parts have comes from the first."""
+    if not checkpoint.pieces:
+        yield 0, checkpoint.manifest.files
+    seen: set[str] = set()
+    for piece in checkpoint.pieces:
+        files = piece.checkpoint.manifest.files
+        fresh = {name: files[name] for name in files if name not in seen}
+        if fresh:
+            yield piece.node, fresh
+        seen |= set(files)
+
+
+def _bytes_of(files: Mapping[str, FileEntry]) -> int:
+    return sum(entry.bytes for entry in files.values())

@@ -200,14 +200,17 @@ def _left(errand: Errand, ledger: Ledger) -> str:
     row = ledger.instance(errand.label) if errand.label else None
     if row is None or row.state.value == "closed":
         return f"no machine is open; {back}"
-    bills = f", for ${row.price_per_hour:.2f}/h" if row.price_per_hour else ""
-    at_most = ""
-    if row.deadline is not None:
-        ends = datetime.datetime.fromtimestamp(row.deadline).isoformat(" ", "minutes")
+    rows = [row, *(other for other in ledger.group(row.group_name) if other.label != row.label)]
+    price = sum(each.price_per_hour for each in rows)
+    bills = f", for ${price:.2f}/h" if price else ""
+    deadlines, at_most = [each.deadline for each in rows if each.deadline is not None], ""
+    if deadlines:
+        ends = datetime.datetime.fromtimestamp(max(deadlines)).isoformat(" ", "minutes")
         at_most = f"; it ends itself at {ends} at the latest"
-    what = f"`{errand.run_id}` goes on on `{row.name}`" if errand.run_id else f"`{row.name}` is open"
+    names = ", ".join(f"`{each.name}`" for each in rows)
+    what = f"`{errand.run_id}` goes on on {names}" if errand.run_id else f"{names} {'are' if rows[1:] else 'is'} open"
     rest = "" if errand.is_last else f"; {', '.join(errand.jobs[errand.position + 1 :])} wait until you are back"
-    return f"{what}{bills}{at_most}{rest}; {back}, end it with `gptops down {row.name} --sync-first`"
+    return f"{what}{bills}{at_most}{rest}; {back}, end it with `gptops down {row.group_name or row.name} --sync-first`"
 
 
 def _as_json(errand: Errand) -> dict[str, Any]:

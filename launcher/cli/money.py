@@ -71,15 +71,16 @@ def cost(
 
 
 def _hours_left(lines: Sequence[Line], opened: Sequence[Life], caps: Mapping[str, Limits]) -> dict[str, float]:
-    """For each run that goes on and has a cap: when it reaches it, at what its machine costs now."""
+    """For each run that goes on and has a cap: when it reaches it, at what its machines cost now."""
     from launcher.books.budget import hours_left
 
     per_hour = {each.row.label: each.per_hour for each in opened}
     found: dict[str, float] = {}
     for line in lines:
-        if line.run is None or line.run.ended_at is not None or line.run.instance_label not in per_hour:
+        still = [per_hour[label] for label in line.labels if label in per_hour]
+        if line.run is None or line.run.ended_at is not None or not still:
             continue
-        price = per_hour[line.run.instance_label]
+        price = sum(still)
         left = hours_left(caps.get(line.run.run_id, Limits()), line.spent.total, line.hours, price)
         if left is not None:
             found[line.run.run_id] = left

@@ -81,7 +81,7 @@ def train(
     from launcher.nodes.launching import NodesMeans, launch_on_nodes
     from launcher.paths import state_paths
     from launcher.remote.reach import transport_to
-    from launcher.remote.several import Several
+    from launcher.remote.several import Several, machines
     from launcher.running.attach import Attached
     from launcher.running.going_on import resume_point
     from launcher.running.launch import Means, launch
@@ -116,7 +116,7 @@ def train(
                 row, transport = launch_on_nodes(plan, hosts, means)
             if newest is not None:
                 adopt(newest, plan.local)
-            _tell_started(row, detach=detach, as_json=as_json)
+            _tell_started(row, [each.host.name for each in machines(transport)], detach=detach, as_json=as_json)
             if detach:
                 return 0
             return _stay(Attached(row, transport, ledger, state, clock, console.say), start=0, as_json=as_json)
@@ -226,15 +226,15 @@ def _tell_upload(plan: LaunchPlan) -> None:
         console.warn(warning)
 
 
-def _tell_started(row: RunRow, *, detach: bool, as_json: bool) -> None:
+def _tell_started(row: RunRow, names: Sequence[str], *, detach: bool, as_json: bool) -> None:
     """Before a byte of the log: from here on the run can be found, whatever becomes of this process."""
     if as_json:
-        _emit_line(
-            {"run_id": row.run_id, "host": row.host_name, "local_root": row.local_root, "state": row.state.value}
-        )
+        where = {"host": row.host_name, "hosts": list(names), "local_root": row.local_root}
+        _emit_line({"run_id": row.run_id, **where, "state": row.state.value})
     elif detach:
         console.emit(row.run_id)
-    console.say(f"`{row.run_id}` runs on `{row.host_name}` by itself now; {_way_back(row)}")
+    on = ", ".join(f"`{name}`" for name in names)
+    console.say(f"`{row.run_id}` runs on {on} by itself now; {_way_back(row)}")
 
 
 def _way_back(row: RunRow) -> str:

@@ -70,7 +70,7 @@ class Errand(Model):
     """Every machine of the current job."""
     job_began: float | None = None
     spent_before: float = 0.0
-    """What the machine at work had cost when the current job began: the job before it paid that."""
+    """What its machines had cost before the current job began: the job before it paid that."""
     stopping: str = ""
     """Why the run was told to stop: a limit that is used up."""
     restarts: int = 0
@@ -110,13 +110,13 @@ class Errand(Model):
         """About to start this run."""
         return self.now(run_id=run_id, runs=(*self.runs, run_id), attempt=1)
 
-    def with_machine(self, label: str) -> Errand:
-        """At work on this machine."""
-        labels = self.labels if label in self.labels else (*self.labels, label)
-        return self.now(label=label, labels=labels, step=Step.CHECK)
+    def with_machines(self, labels: Sequence[str]) -> Errand:
+        """At work on these: the first stands for all that were opened with it."""
+        new = [label for label in labels if label not in self.labels]
+        return self.now(label=labels[0], labels=(*self.labels, *new), step=Step.CHECK)
 
-    def for_next_job(self, spent_on_machine: float) -> Errand:
-        """The next job's beginning, on the machine at hand, whose bill so far is the job's before it."""
+    def for_next_job(self, labels: Sequence[str], spent_on_them: float) -> Errand:
+        """The next job's beginning, on the machines at hand, whose bill so far is the job's before it."""
         return Errand(
             errand_id=self.errand_id,
             project_root=self.project_root,
@@ -124,8 +124,8 @@ class Errand(Model):
             position=self.position + 1,
             host_name=self.host_name,
             label=self.label,
-            labels=(self.label,) if self.label else (),
-            spent_before=spent_on_machine,
+            labels=tuple(labels),
+            spent_before=spent_on_them,
         )
 
     def over(self, ending: Ending) -> Errand:

@@ -65,7 +65,16 @@ def rent(errand: Errand, outside: Outside) -> Errand:
     except GptopsError as error:
         return turns.failed(errand, outside, error)
     crashpoint("run:rented")
-    return errand.with_machine(row.label)
+    return taken(errand.now(label=row.label), outside)
+
+
+def taken(errand: Errand, outside: Outside) -> Errand:
+    """With every machine of the group in its books. What a group that was open already has cost is not the job's."""
+    assert errand.job_began is not None
+    rows = outside.machines(errand)
+    older = [row for row in rows if row.created_at < errand.job_began and row.label not in errand.labels]
+    before = errand.spent_before + sum(outside.spent_on(row.label) for row in older)
+    return errand.now(spent_before=before).with_machines([row.label for row in rows])
 
 
 def check(errand: Errand, outside: Outside) -> Errand:
@@ -91,8 +100,7 @@ def train(errand: Errand, outside: Outside) -> Errand:
             if status is not None and alone and training.can_go_on(errand, outside, transport):
                 training.start_again(errand, transport)
                 return errand.now(step=Step.WATCH)
-            if alone:
-                machines.guard(row, errand, outside, transport)
+            machines.guard(row, errand, outside, transport)
             meant = save(outside.ledger, errand.with_run(training.new_run(errand, outside)))
             training.start(meant, row, outside, transport)
             return meant.now(step=Step.WATCH)
@@ -110,7 +118,7 @@ def watch(errand: Errand, outside: Outside) -> Errand:
         while True:
             facts = look.look(errand)
             decision = verdict(facts)
-            telling.show(errand, row, facts, outside)
+            telling.show(errand, facts, outside)
             if decision.action is Action.STOP:
                 errand = save(outside.ledger, errand.now(stopping=decision.why))
                 telling.budget(errand, outside, decision.why)

@@ -12,7 +12,7 @@ from launcher.checkpoints.parts import is_part_at_home
 from launcher.checkpoints.remote_checkpoints import list_remote
 from launcher.commands.checkpoints import verify_checkpoint
 from launcher.crash import crashpoint
-from launcher.errors import GptopsError, NotVerified, PreflightFailed, ProviderError, StillOpen, Unreachable
+from launcher.errors import GptopsError, NotFound, NotVerified, PreflightFailed, ProviderError, StillOpen, Unreachable
 from launcher.gpu_models import is_one_of
 from launcher.hosts.closing import end_instance
 from launcher.hosts.preflight_checks import Verdict
@@ -91,9 +91,25 @@ def look_over(row: InstanceRow, outside: Outside) -> None:
 
 
 def guard(row: InstanceRow, errand: Errand, outside: Outside, transport: Transport) -> None:
-    """Set the moment at which the machine ends itself by what the budget still pays for."""
-    left = hours_left(outside.limits(errand), outside.spent(errand), outside.hours(errand), row.price_per_hour)
-    outside.guard(outside.job(errand), row, transport, left)
+    """Set the moment at which the machine, and each of its group, ends itself by what the budget still pays for."""
+    rows = outside.machines(errand)
+    price = sum(each.price_per_hour for each in rows)
+    left = hours_left(outside.limits(errand), outside.spent(errand), outside.hours(errand), price)
+    if len(rows) == 1:
+        outside.guard(outside.job(errand), row, transport, left)
+        return
+    for each in rows:
+        if each.price_per_hour > 0:
+            _guard_node(each, errand, outside, left)
+
+
+def _guard_node(row: InstanceRow, errand: Errand, outside: Outside, hours: float | None) -> None:
+    """One that does not answer is left out of the run that begins; what it has of a switch goes on."""
+    try:
+        with closing(outside.reached(row)) as transport:
+            outside.guard(outside.job(errand), row, transport, hours)
+    except (NotFound, Unreachable) as error:
+        outside.talk.notice(f"{error.what}: {error.why}")
 
 
 def give_up(row: InstanceRow, why: str, outside: Outside) -> None:
@@ -108,13 +124,8 @@ def end(errand: Errand, outside: Outside) -> None:
         # Opening one failed, and perhaps even ending it again.
         _ended_or_open(errand, outside)
         return
-    row = outside.ledger.instance(errand.label)
-    for each in _with_its_group(row, outside):
+    for each in outside.machines(errand):
         _end_one(each, errand, outside)
-
-
-def _with_its_group(row: InstanceRow, outside: Outside) -> list[InstanceRow]:
-    return [row, *(other for other in outside.ledger.group(row.group_name) if other.label != row.label)]
 
 
 def _end_one(row: InstanceRow, errand: Errand, outside: Outside) -> None:

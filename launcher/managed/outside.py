@@ -107,6 +107,13 @@ class Outside:
             raise Unreachable(f"`{row.name}` has no address now", why=instance.detail, hint="gptops ps")
         return self.transport(row, instance)
 
+    def machines(self, errand: Errand) -> list[InstanceRow]:
+        """The machine at work, and those that were opened as one group with it and are not closed."""
+        if not errand.label:
+            return []
+        row = self.ledger.instance(errand.label)
+        return [row, *(other for other in self.ledger.group(row.group_name) if other.label != row.label)]
+
     def spent(self, errand: Errand) -> float:
         """US dollars, by the job at work."""
         return sum(self.spent_on(label) for label in errand.labels) - errand.spent_before

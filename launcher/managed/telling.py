@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from launcher.books.ledger import InstanceRow
 from launcher.errors import ExitCode, GptopsError
 from launcher.managed import training
 from launcher.managed.errand import Errand
@@ -12,11 +11,11 @@ from launcher.managed.verdict import Facts
 from launcher.managed.view import view_of
 
 
-def show(errand: Errand, row: InstanceRow, facts: Facts, outside: Outside) -> None:
+def show(errand: Errand, facts: Facts, outside: Outside) -> None:
     """One look."""
     view = view_of(
         errand,
-        outside.ledger.instance(row.label),
+        outside.machines(errand),
         facts,
         spent=outside.spent(errand),
         limit=outside.limits(errand).max_usd,

@@ -20,7 +20,8 @@ def finished(errand: Errand, outside: Outside, decision: Decision, facts: Facts)
     """The job is done and at home: the next one, on this machine where it fits."""
     if errand.is_last:
         return errand.over(Ending())
-    following = errand.for_next_job(spent_on_machine=outside.spent_on(errand.label))
+    labels = [row.label for row in outside.machines(errand)]
+    following = errand.for_next_job(labels, sum(outside.spent_on(label) for label in labels))
     row = outside.machine(errand)
     if machines.fits(row, outside.job(following)):
         return following.now(job_began=outside.clock.now(), step=Step.TRAIN)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.books.ledger import InstanceRow
 from launcher.managed.errand import Errand
 from launcher.managed.verdict import Facts, Sight
-from trainer.manifest import step_name
 from launcher.running.status import Phase
+from trainer.manifest import step_name
 
 _LINE = re.compile(r"^step (\d+)/(\d+)\s+loss ([\d.]+|nan|inf)", re.MULTILINE)
 _ETA = re.compile(r"^step .*\beta (\S+)", re.MULTILINE)
@@ -65,9 +66,17 @@ class View:
 
 
 def view_of(
-    errand: Errand, row: InstanceRow, facts: Facts, *, spent: float, limit: float | None, newest: int, now: float
+    errand: Errand,
+    rows: Sequence[InstanceRow],
+    facts: Facts,
+    *,
+    spent: float,
+    limit: float | None,
+    newest: int,
+    now: float,
 ) -> View:
-    """The view after one look."""
+    """The view after one look at the machine at work, and those of its group."""
+    price, ends = sum(row.price_per_hour for row in rows), [row.deadline for row in rows if row.deadline is not None]
     trained = list(_LINE.finditer(facts.said))
     eta = _ETA.findall(facts.said)
     known = facts.run.step if facts.run is not None else None
@@ -75,8 +84,8 @@ def view_of(
     return View(
         job=errand.job + (f" ({errand.position + 1} of {len(errand.jobs)})" if len(errand.jobs) > 1 else ""),
         run=errand.run_id,
-        host=row.name,
-        price=f"${row.price_per_hour:.2f}/h" if row.price_per_hour else "nobody bills it",
+        host=", ".join(row.name for row in rows),
+        price=f"${price:.2f}/h" if price else "nobody bills it",
         spent=f"${spent:.2f}" + (f" of ${limit:.2f}" if limit is not None else ""),
         state=_state(facts),
         step=step,
@@ -84,7 +93,7 @@ def view_of(
         eta=eta[-1] if eta else "",
         gpus=facts.gpus,
         home=step_name(newest) if newest >= 0 else "nothing yet",
-        deadline="" if row.deadline is None else f"in {_hours(row.deadline - now)}",
+        deadline=f"in {_hours(min(ends) - now)}" if ends else "",
     )
 
 

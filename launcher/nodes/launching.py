@@ -116,7 +116,8 @@ def _start_on_nodes(
         port = free_port(means.several.nodes[0], places[0], plan.job.resources.rendezvous_port)
         meet(means.several.nodes, places, port)
         meeting = Meeting(tuple(places), port)
-        together(names, lambda node: _prepared(_for_node(plan, meeting, node), rows[node], node, means))
+        price = sum(row.price_per_hour for row in rows)
+        together(names, lambda node: _prepared(_for_node(plan, meeting, node), rows[node], node, means, price))
         _require_same_code(plan, means)
         crashpoint("train:prepared")
         status = _all_started(plan, means)
@@ -143,11 +144,11 @@ def _intended(plan: LaunchPlan, rows: Sequence[InstanceRow], means: NodesMeans) 
     return run
 
 
-def _prepared(plan: LaunchPlan, row: InstanceRow, node: int, means: NodesMeans) -> None:
+def _prepared(plan: LaunchPlan, row: InstanceRow, node: int, means: NodesMeans, price_per_hour: float) -> None:
     with means.of(node) as own:
         prepare(plan, own)
         give_beginning(plan, row, own)
-        limit(plan, row, own)
+        limit(plan, price_per_hour, own)
 
 
 def _require_same_code(plan: LaunchPlan, means: NodesMeans) -> None:

@@ -100,7 +100,7 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
         try:
             prepare(plan, means)
             give_beginning(plan, host, means)
-            limit(plan, host, means)
+            limit(plan, host.price_per_hour, means)
         except (HostUnfit, NotVerified):
             resolve(row, RunStatus(Phase.ABSENT), means.transport, means.ledger)
             raise
@@ -246,13 +246,16 @@ def give_beginning(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
         means.ledger.record_transfer(host.label, "up", done.bytes)
 
 
-def limit(plan: LaunchPlan, host: InstanceRow, means: Means) -> None:
-    """The job's limits, kept by the host itself: this computer may be asleep when they are reached."""
+def limit(plan: LaunchPlan, price_per_hour: float, means: Means) -> None:
+    """The job's limits, kept by the host itself: this computer may be asleep when they are reached.
+
+    `price_per_hour`: of all machines of the run together.
+    """
     budget = plan.job.budget
-    hours = hours_left(Limits(budget.max_usd, budget.max_hours), 0.0, 0.0, host.price_per_hour)
+    hours = hours_left(Limits(budget.max_usd, budget.max_hours), 0.0, 0.0, price_per_hour)
     if hours is not None:
         limit_run(means.transport, plan.remote, hours)
-        means.say(f"`{host.name}` stops the run itself after {hours:.1f} h, with time to save")
+        means.say(f"`{means.transport.host.name}` stops the run itself after {hours:.1f} h, with time to save")
 
 
 def start_there(run: RemoteRun, means: Means) -> RunStatus:

@@ -14,16 +14,18 @@ from pathlib import Path
 
 from launcher.books.budget import Limits, reached
 from launcher.books.ledger import Ledger, RunRow, RunState
-from launcher.books.spending import Spent, spent_by_run
+from launcher.books.spending import Spent, spent_on_run
 from launcher.checkpoints.pull import Progress, Pulled, Puller
 from launcher.checkpoints.remote_checkpoints import Listing
 from launcher.checkpoints.sync import Policy, Problem, Sync, SyncPass, sync_once
 from launcher.clock import Clock
 from launcher.errors import GptopsError, NotFound, NotVerified, Unreachable
-from launcher.hosts.deadman import note_deadline, renew
+from launcher.hosts.deadman import Switch, note_deadline, renew
 from launcher.lock import hold
 from launcher.paths import LocalRun, RemoteRun, StatePaths
 from launcher.remote.backoff import Backoff
+from launcher.remote.several import machines
+from launcher.remote.together import each
 from launcher.remote.transport import Transport
 from launcher.running.logs import pull_log
 from launcher.running.metrics_copy import pull_metrics
@@ -57,7 +59,7 @@ class Watched:
     max_hours: float | None = None
     """budget.max_hours of the job: after that the run is stopped, with time to save."""
     max_usd: float | None = None
-    """budget.max_usd of the job, by what its machine has cost while the run went on."""
+    """budget.max_usd of the job, by what its machines have cost while the run went on."""
     may_go_on: bool = False
     """Somebody may start the run again where it ended: then the newest checkpoints stay there."""
 
@@ -256,7 +258,9 @@ class _Watching:
 
 def _came(watched: Watched, pulled: Pulled) -> None:
     """Markets sell these bytes."""
-    watched.ledger.record_transfer(watched.run.instance_label, "down", pulled.bytes)
+    labels = watched.ledger.machines(watched.run)
+    for node, size in pulled.from_nodes:
+        watched.ledger.record_transfer(labels[node], "down", size)
     watched.talk.on_pulled(pulled)
 
 
@@ -267,7 +271,7 @@ def _enforce_budget(watched: Watched, transport: Transport, status: RunStatus) -
         return ""
     now, cost = watched.clock.now(), Spent()
     if watched.max_usd is not None:
-        cost = spent_by_run(watched.ledger, watched.run.instance_label, now).get(watched.run.run_id, cost)
+        cost = spent_on_run(watched.ledger, watched.run, now)
     used_up = reached(limits, cost.total, (now - watched.run.created_at) / 3600)
     if used_up:
         stop_run(transport, watched.remote)
@@ -275,12 +279,27 @@ def _enforce_budget(watched: Watched, transport: Transport, status: RunStatus) -
 
 
 def _visit(watched: Watched, transport: Transport, synced: SyncPass) -> None:
-    """Tell the machine's dead-man's switch that somebody came, and what is safe at home."""
-    at_home = {
-        checkpoint.name: checkpoint.manifest_sha256
-        for checkpoint in synced.listing.whole
-        if checkpoint.step not in {*synced.missing, *synced.pruned}
-    }
-    switch = renew(transport, watched.remote, at_home)
-    if switch is not None:
-        note_deadline(watched.ledger, watched.clock, watched.run.instance_label, switch)
+    """Tell the dead-man's switch of every machine that somebody came, and what of it is safe at home."""
+    there = machines(transport)
+
+    def visit(node: int) -> Switch | None:
+        return renew(there[node], watched.remote, _safe_of(node, synced))
+
+    answers = each([one.host.name for one in there], visit) if len(there) > 1 else [visit(0)]
+    for label, answer in zip(watched.ledger.machines(watched.run), answers, strict=True):
+        if isinstance(answer, Switch):
+            note_deadline(watched.ledger, watched.clock, label, answer)
+        elif isinstance(answer, GptopsError) and not isinstance(answer, Unreachable):
+            raise answer  # that a node does not answer is for its status to say
+
+
+def _safe_of(node: int, synced: SyncPass) -> dict[str, str]:
+    """What one node has that is whole at home, each with the hash of its manifest there: the part's, of a part."""
+    found: dict[str, str] = {}
+    for checkpoint in synced.listing.whole:
+        if checkpoint.step in {*synced.missing, *synced.pruned}:
+            continue
+        mine = [piece.checkpoint for piece in checkpoint.pieces if piece.node == node]
+        for own in mine if checkpoint.pieces else [checkpoint]:
+            found[checkpoint.name] = own.manifest_sha256
+    return found

@@ -30,7 +30,7 @@ def test_the_same_words_in_the_same_project_find_it_again(ledger: Ledger) -> Non
 
 
 def test_everything_of_it_comes_back_from_the_disk(ledger: Ledger) -> None:
-    errand = begin(ledger, ROOT, ["demo"]).with_run("demo-1").with_machine("gptops:p:1")
+    errand = begin(ledger, ROOT, ["demo"]).with_run("demo-1").with_machines(["gptops:p:1"])
     errand = errand.now(step=Step.TRAIN, crash=Crash(exit_code=1, step=7), job_began=12.5, attempt=3)
     save(ledger, errand)
     assert read(ledger.errand(errand.errand_id)) == errand
@@ -53,8 +53,8 @@ def test_the_next_job_does_not_pay_for_the_one_before_it() -> None:
     first = Errand(
         errand_id="e", project_root="/p", jobs=("a", "b"), host_name="h", label="l", labels=("k", "l"), runs=("r",)
     )
-    second = first.for_next_job(1.25)
-    assert (second.job, second.runs, second.labels, second.spent_before) == ("b", (), ("l",), 1.25)
+    second = first.for_next_job(["l", "m"], 1.25)
+    assert (second.job, second.runs, second.labels, second.spent_before) == ("b", (), ("l", "m"), 1.25)
     assert second.is_last
 
 
