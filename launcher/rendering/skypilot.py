@@ -1,6 +1,6 @@
 """A job as a SkyPilot task: machines by its own words, the training, checkpoints to a bucket and back. Pure.
 
-Checked against SkyPilot 0.14.1's own parser (tests/launcher/test_render_skypilot.py).
+Checked against SkyPilot 0.14.1's own parser (tests/launcher/test_rendering_skypilot.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A SkyPilot task is one to SkyPilot's own parser, and what it runs saves to the bucket and begins from it.
 
-GPTOPS_SKYPILOT names a Python that has skypilot 0.14.1: it pins its own versions, so it lives in a venv of its own.
+SkyPilot pins its own versions, so it lives in a venv of its own: $GPTOPS_SKYPILOT is its Python, or .venv-skypilot in
+the repository has it, which scripts/test makes of scripts/skypilot.txt.
 """
 
 from __future__ import annotations
@@ -34,14 +35,22 @@ print(json.dumps({
 """
 
 
+def skypilot() -> Path:
+    """A Python that has it."""
+    venv = ROOT / ".venv-skypilot"
+    if named := os.environ.get("GPTOPS_SKYPILOT"):
+        return Path(named)
+    if not (venv / ".ready").exists():
+        pytest.skip(f"SkyPilot is not installed in {venv}: scripts/test does it where PyPI answers")
+    return venv / "bin" / "python"
+
+
 def test_skypilots_own_parser_takes_the_task(project: Path) -> None:
-    python = os.environ.get("GPTOPS_SKYPILOT")
-    if not python:
-        pytest.skip("GPTOPS_SKYPILOT names no Python that has skypilot")
+    python = skypilot()
     home = project / ".sky-home"
     home.mkdir()
     done = subprocess.run(
-        [python, "-c", PARSE], input=text_of(project, "big", "skypilot"), capture_output=True, text=True,
+        [str(python), "-c", PARSE], input=text_of(project, "big", "skypilot"), capture_output=True, text=True,
         env={"PATH": os.environ["PATH"], "HOME": str(home), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
