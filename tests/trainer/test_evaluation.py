@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.trainer.tiny import checkpoint
+from tests.trainer.tiny import checkpoint, train_tiny
 from trainer.cli import main
 from trainer.errors import DataError
 from trainer.evaluation.continuations import Continuation, likelihoods
@@ -160,6 +160,18 @@ def test_the_command_measures_a_run_on_its_own_text_and_on_hellaswag(
     assert set(report["hellaswag"]) == {"completion", "harness"}
     assert main(arguments) == 0
     assert "bits per byte" in capsys.readouterr().out
+
+
+def test_a_run_on_shards_that_were_there_before_is_measured_on_those(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = (finished_run / "data").rename(tmp_path / "shards")
+    train_tiny(tmp_path / "run", f"data.path={shards}", "train.max_steps=3")
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    (text,) = json.loads(capsys.readouterr().out)["texts"]
+    assert text["data"] == str(shards)
+    assert text["tokens"] > 1000
 
 
 def test_a_run_without_its_data_says_where_text_can_come_from(

@@ -123,15 +123,22 @@ def _hellaswag(args: argparse.Namespace, model: MeasuredModel) -> list[Accuracy]
 def own_data(model: str) -> list[str]:
     """The prepared data of the run that a checkpoint belongs to: one folder, or one a source of a mixture.
 
-    Raises DataError where it is not here.
+    What was prepared before the run began stays where the configuration names it. Raises DataError where none is here.
     """
+    from trainer.data.prepare import is_prepared_already
     from trainer.data.shards import is_prepared
+    from trainer.data.sources import corpus_path
+    from trainer.evaluation.models import trained_with
     from trainer.models.policies import find_checkpoint
 
     if _is_of_transformers(model):
         raise DataError(f"nothing says on which text `{model}` is to be measured", hint="--data FILE_OR_FOLDER")
-    folder = find_checkpoint(Path(model).expanduser()).parents[1] / "data"
-    prepared = [each for each in (folder, *sorted(folder.glob("*/"))) if is_prepared(each)]
+    checkpoint = find_checkpoint(Path(model).expanduser())
+    folder = checkpoint.parents[1] / "data"
+    parts = [part for _, part in trained_with(checkpoint).data.parts().values()]
+    named = [corpus_path(part.path) for part in parts if is_prepared_already(part)]
+    own = [each for each in (folder, *sorted(folder.glob("*/"))) if is_prepared(each)]
+    prepared = {each.resolve(): each for each in (*named, *own)}.values()
     if not prepared:
         raise DataError(
             f"the data of this run is not here: {shown(folder)}",

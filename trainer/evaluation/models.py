@@ -69,7 +69,7 @@ class OwnModel:
     @property
     def trained_with(self) -> RunConfig:
         """Its own configuration. Raises ConfigError."""
-        return run_config(read_config(self._checkpoint), source=str(self._checkpoint / CONFIG))
+        return trained_with(self._checkpoint)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -99,6 +99,11 @@ class TransformersModel:
     def logits(self, ids_BT: Tensor) -> Tensor:
         logits_BTV: Tensor = self._model(ids_BT.to(self._device)).logits
         return logits_BTV
+
+
+def trained_with(checkpoint: Path) -> RunConfig:
+    """The configuration that a checkpoint of ours was trained with. Raises ConfigError."""
+    return run_config(read_config(checkpoint), source=str(checkpoint / CONFIG))
 
 
 def open_measured(which: str, device: torch.device) -> MeasuredModel:
