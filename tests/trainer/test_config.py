@@ -52,6 +52,16 @@ def test_a_mistake_in_an_override_names_the_override() -> None:
     assert "train.yaml with optim.lr=fast: optim.lr: `'fast'` is not a number" in complaint({}, "optim.lr=fast")
 
 
+def test_of_many_overrides_only_those_about_the_mistake_are_named() -> None:
+    many = ("train.max_steps=50", "optim.lr=fast", "out_dir=runs/a")
+    assert complaint({}, *many).startswith("train.yaml with optim.lr=fast: optim.lr: ")
+    assert complaint({"optim": {"lr": "fast"}}, "out_dir=runs/a").startswith("train.yaml: optim.lr: ")
+    together = complaint({}, "train.max_steps=50", "out_dir=runs/a")
+    assert together.startswith("train.yaml with train.max_steps=50: schedule.warmup_steps 100 leaves nothing")
+    below = complaint({}, "data.datasets={c4: 0.5}", "out_dir=runs/a")
+    assert below.startswith("train.yaml with data.datasets={c4: 0.5}: data: the weights sum to 0.5")
+
+
 def test_a_preset_fills_sizes_and_what_stands_beside_it_wins() -> None:
     model = run_config({"model": {"preset": "gpt2-medium", "n_layers": 2}}, source="t").model
     assert (model.d_model, model.n_layers, model.n_heads) == (1024, 2, 16)

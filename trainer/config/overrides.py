@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from trainer.config.problems import ConfigError, Problem
@@ -26,6 +27,20 @@ def apply_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> dict
             raise ConfigError([Problem(override, "", message)], hint="write for example `train.max_steps=10`")
         _set(result, parts, parse_yaml(text, override) if text else "", override)
     return result
+
+
+def with_its_overrides(problem: Problem, at: str, overrides: Iterable[str]) -> Problem:
+    """A problem of a configuration at `at`, its source followed by those overrides that are about the same key."""
+    path = problem.path.removeprefix(at).lstrip(".")
+    concerned = " ".join(each for each in overrides if _concerns(each.partition("=")[0], path, problem.message))
+    return replace(problem, source=f"{problem.source} with {concerned}") if concerned else problem
+
+
+def _concerns(key: str, path: str, message: str) -> bool:
+    """Whether `key` is `path`, above it or below it; of the whole, whether the message names it."""
+    if not path:
+        return key in message
+    return f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.")
 
 
 def _set(config: dict[str, Any], parts: list[str], value: Any, override: str) -> None:

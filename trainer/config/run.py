@@ -18,10 +18,10 @@ from trainer.config.hf_policy import HF
 from trainer.config.initial import our_config
 from trainer.config.keeping import CheckpointConfig, EvalConfig, LogConfig, SampleConfig
 from trainer.config.model import ModelConfig, completed
-from trainer.config.overrides import apply_overrides
+from trainer.config.overrides import apply_overrides, with_its_overrides
 from trainer.config.posttraining import DpoConfig, OrpoConfig, SftConfig
 from trainer.config.presets import RunPreset, with_preset
-from trainer.config.problems import Unfit
+from trainer.config.problems import ConfigError, Unfit
 from trainer.config.reinforcement import GrpoConfig, PpoConfig, RewardConfig, RgpoConfig, RolloutConfig
 from trainer.config.strict import Model, validated
 from trainer.config.training import OptimConfig, ScheduleConfig, TrainConfig
@@ -166,5 +166,8 @@ def run_config(config: Any, *, source: str, at: str = "", overrides: Iterable[st
     overrides = tuple(overrides)
     if overrides and isinstance(mapping, Mapping):
         mapping = apply_overrides(mapping, overrides)
-        source = f"{source} with {' '.join(overrides)}"
-    return validated(RunConfig, mapping, source=source, at=at)
+    try:
+        return validated(RunConfig, mapping, source=source, at=at)
+    except ConfigError as error:
+        problems = [with_its_overrides(problem, at, overrides) for problem in error.problems]
+        raise ConfigError(problems, why=error.why, hint=error.hint) from error
