@@ -19,7 +19,7 @@ from launcher.running.select import pick_host
 from launcher.running.snapshot import snapshot
 from launcher.slurm.clusters import cluster_for
 from launcher.spec.jobs import JobSpec, require_supported
-from launcher.spec.jobs_file import load_jobs, resolve_train, shown
+from launcher.spec.jobs_file import Jobs, load_jobs, resolve_train, shown
 from launcher.spec.secrets import secret_values
 
 ChooseNodes = Callable[[str | None, int], Sequence[InstanceRow]]
@@ -54,13 +54,15 @@ def plan_of(
     """The plan, and the host it is for, or the nodes; none where none is open and none is needed."""
     project = find_project(start)
     jobs = load_jobs(project.jobs_file or Path(JOBS_FILE))
+    there, named = ledger.instances(InstanceState.OPEN), jobs.job(request.job).host
+    cluster = cluster_for(jobs.hosts, there, request.host, named, must_be_open=not request.only_look)
     job = _with_nodes(jobs.job(request.job), request.nodes)
+    if cluster or _is_own(request.host, jobs, there):
+        job = job.model_copy(update={"provider": "ssh"})  # what the command line says wins over the job's market
     require_supported(job, request.job, shown(jobs.path))
     config = resolve_train(job, request.job, jobs, request.overrides)
     begins_from = None if request.only_look else beginning_of(config, project, ledger)
     secrets = secret_values(job.secrets, environment, job_name=request.job)
-    there, named = ledger.instances(InstanceState.OPEN), jobs.job(request.job).host
-    cluster = cluster_for(jobs.hosts, there, request.host, named, must_be_open=not request.only_look)
     hosts = cluster[0] if cluster else _hosts(request, job, ledger, choose)
     plan = plan_run(
         project,
@@ -81,6 +83,14 @@ def plan_of(
 
 def _with_nodes(job: JobSpec, nodes: int | None) -> JobSpec:
     if nodes is None:
+def _is_own(asked: str | None, jobs: Jobs, there: Sequence[InstanceRow]) -> bool:
+    """Whether a machine, or a group, of the user's own was named."""
+    if asked is None:
+        return False
+    fitting = {row.provider for row in there if asked == row.group_name or row.name.startswith(asked)}
+    return asked in jobs.hosts or asked in jobs.groups or fitting == {"ssh"}
+
+
         return job
     host = job.host if nodes > 1 else None
     return job.model_copy(update={"resources": job.resources.model_copy(update={"nodes": nodes}), "host": host})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.errors import NotFound, Unreachable
 from launcher.paths import StatePaths
+from launcher.running.launch_plan import LaunchPlan
+from launcher.running.launch_request import LaunchRequest, plan_of
 from launcher.running.status import Phase, parse_status
 from launcher.slurm.clusters import cluster_for
 from launcher.slurm.job import SlurmJob, job_of
@@ -140,3 +143,29 @@ def test_a_cluster_that_is_not_open_is_named_with_what_opens_it(ledger: Ledger) 
         partition([], None, "cluster")
     assert refused.value.hint == "gptops up --host cluster"
     assert cluster_for(HOSTS, [], "cluster", None, must_be_open=False) == ([], HOSTS["cluster"].slurm)
+
+
+FAR = """\
+hosts:
+  cluster: {host: login, user: me, scheduler: slurm}
+  one: {host: one}
+  two: {host: two}
+groups: {pair: [one, two]}
+jobs:
+  far: {stage: pretrain, provider: vast, resources: {nodes: 2, gpus: 1}, train: {train: {max_steps: 1}}}
+"""
+
+
+def test_a_host_on_the_command_line_wins_over_the_jobs_market(tmp_path: Path, ledger: Ledger) -> None:
+    (tmp_path / "jobs.yaml").write_text(FAR)
+    rows = opened(ledger, ("cluster", "me@login:22"), ("one", "root@one:22"), ("two", "root@two:22"))
+
+    def plan(host: str) -> LaunchPlan:
+        request = LaunchRequest("far", host=host, only_look=True)
+        chosen = [row for row in rows if row.name in ("one", "two")]
+        return plan_of(
+            request, start=tmp_path, environment={}, ledger=ledger, run_id="far-1", choose=lambda _name, _count: chosen
+        )[0]
+
+    assert "#SBATCH --nodes=2" in (plan("cluster").batch or "")
+    assert plan("pair").host_name == "one, two"
