@@ -81,8 +81,6 @@ def plan_of(
     return replace(plan, begin_from=begins_from, resume_from=request.resume_from), hosts
 
 
-def _with_nodes(job: JobSpec, nodes: int | None) -> JobSpec:
-    if nodes is None:
 def _is_own(asked: str | None, jobs: Jobs, there: Sequence[InstanceRow]) -> bool:
     """Whether a machine, or a group, of the user's own was named."""
     if asked is None:
@@ -91,6 +89,8 @@ def _is_own(asked: str | None, jobs: Jobs, there: Sequence[InstanceRow]) -> bool
     return asked in jobs.hosts or asked in jobs.groups or fitting == {"ssh"}
 
 
+def _with_nodes(job: JobSpec, nodes: int | None) -> JobSpec:
+    if nodes is None:
         return job
     host = job.host if nodes > 1 else None
     return job.model_copy(update={"resources": job.resources.model_copy(update={"nodes": nodes}), "host": host})
