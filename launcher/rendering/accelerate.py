@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.errors import JobsError
-from launcher.rendering.script import script, trainer
+from launcher.rendering.script import DISKS, script, trainer
 from launcher.spec.jobs import JobSpec
 from trainer.config import RunConfig, dump_yaml
 
@@ -13,8 +13,9 @@ _COMMENT = """\
 {job} by `accelerate launch`, in the project's folder, with `trainer` and its packages installed.
 """
 _NODES = """\
-On each of {nodes} machines, at about the same time, with runs/ on a disk they share:
+On each of {nodes} machines, at about the same time:
   NODE_RANK=0 FIRST=ADDRESS-OF-THE-FIRST sh SCRIPT      (NODE_RANK=1 on the second, and so on)
+Where they do not find each other: export GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, the interface between them.
 """
 _PORT = 29400
 
@@ -25,7 +26,7 @@ def accelerate_script(job_name: str, job: JobSpec, config: RunConfig) -> str:
     nodes, comment = job.resources.nodes, _COMMENT.format(job=job_name)
     words = ["accelerate", "launch", '--config_file="$run/accelerate.yaml"']
     if nodes > 1:
-        comment += _NODES.format(nodes=nodes)
+        comment += _NODES.format(nodes=nodes) + DISKS
         words += ['--machine_rank="${NODE_RANK:?}"', '--main_process_ip="${FIRST:?}"', f"--main_process_port={_PORT}"]
     files = {"accelerate.yaml": dump_yaml(accelerate_config(job))}
     return script(job_name, job, config, comment, files, " ".join([*words, trainer(job)]))
@@ -41,7 +42,8 @@ def accelerate_config(job: JobSpec) -> dict[str, Any]:
         "num_processes": processes,
         "use_cpu": not job.resources.gpus,
         "mixed_precision": "no",
-        "rdzv_backend": "c10d" if job.resources.nodes > 1 else "static",
+        # The only one for which `--main_process_ip` is where all meet: c10d does not read it on one network.
+        "rdzv_backend": "static",
         "same_network": True,
     }
 

@@ -12,6 +12,13 @@ from collections.abc import Mapping, Sequence
 from launcher.spec.jobs import JobSpec
 from trainer.config import RunConfig, dump_yaml
 
+DISKS = """\
+With runs/ on a disk they share, a checkpoint is one folder there. Without one, node 0 has it, or with
+train.parallel=fsdp each node a part of it: the same script goes on from them, and this makes one of them elsewhere:
+  python trainer/manifest.py merge CHECKPOINT PART PART...
+"""
+"""Where checkpoints are when several machines train. The trainer finds out which disks there are."""
+
 
 def script(job_name: str, job: JobSpec, config: RunConfig, comment: str, files: Mapping[str, str], start: str) -> str:
     """A script that writes `files` into the run's folder and becomes `start`, which finds that folder in `$run`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.rendering.script import script, trainer
+from launcher.rendering.script import DISKS, script, trainer
 from launcher.spec.jobs import JobSpec
 from trainer.config import RunConfig
 
@@ -11,7 +11,7 @@ _COMMENT = """\
 SIGTERM to the training processes lets them save; the same script goes on from the newest whole checkpoint.
 """
 _NODES = """\
-On each of {nodes} machines, at about the same time, with runs/ on a disk they share:
+On each of {nodes} machines, at about the same time:
   NODE_RANK=0 RENDEZVOUS=FIRST:29400 sh SCRIPT      (NODE_RANK=1 on the second, and so on)
 Where they do not find each other: ADDRESS=, this machine's own on the network between them, and export
 GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, its interface there.
@@ -23,7 +23,7 @@ def torchrun_script(job_name: str, job: JobSpec, config: RunConfig) -> str:
     nodes, comment = job.resources.nodes, _COMMENT.format(job=job_name)
     words = ["torchrun", "--standalone"]
     if nodes > 1:
-        comment += _NODES.format(nodes=nodes)
+        comment += _NODES.format(nodes=nodes) + DISKS
         is_host = '$(test "$NODE_RANK" = 0 && echo true || echo false)'
         words = ["torchrun", f"--nnodes={nodes}", '--node-rank="${NODE_RANK:?}"', "--rdzv-backend=c10d"]
         words += ['--rdzv-endpoint="${RENDEZVOUS:?}"', f"--rdzv-id={job_name}", f'--rdzv-conf="is_host={is_host}"']

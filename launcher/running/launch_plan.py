@@ -33,6 +33,14 @@ from trainer.config import RunConfig, dump_yaml
 
 
 @dataclass(frozen=True)
+class PlannedNode:
+    """A machine of a run on several."""
+
+    name: str
+    is_open: bool
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """One run, as it will be made."""
 
@@ -54,6 +62,13 @@ class LaunchPlan:
     """A checkpoint of an earlier job at home, whose weights and tokenizer the run begins with."""
     slurm: SlurmSpec | None = None
     """What the cluster wants to be told, where the host is its login node: then Slurm starts the training."""
+    nodes: tuple[PlannedNode, ...] = ()
+    """Of a run on several machines: which."""
+
+    @property
+    def is_on_nodes(self) -> bool:
+        """Whether gptops brings several machines together; on a cluster Slurm does."""
+        return self.job.resources.nodes > 1 and self.slurm is None
 
     @property
     def remote(self) -> RemoteRun:
@@ -156,11 +171,12 @@ def new_run_id(job_name: str, now: float, unique: str) -> str:
 def plan_text(plan: LaunchPlan) -> str:
     """The plan for people, secrets masked."""
     on = "GPUs" if plan.job.resources.gpus else "CPU"
+    each = " on each node" if plan.is_on_nodes else ""
     rows = [
         ("run", plan.run_id),
-        ("host", plan.host_name or "none is open yet"),
+        ("nodes", _nodes_text(plan)) if plan.is_on_nodes else ("host", plan.host_name or "none is open yet"),
         ("at home", str(plan.local.root.relative_to(plan.project.root))),
-        ("processes", f"{plan.start.processes} on {on}, by {plan.job.launcher}"),
+        ("processes", f"{plan.start.processes} on {on}{each}, by {plan.job.launcher}"),
         ("setup", "skipped" if plan.skip_setup else f"gptops/venvs/{plan.setup.key}, unless it is there already"),
     ]
     lines = [f"{name + ':':<11}{value}" for name, value in rows]
@@ -178,8 +194,21 @@ def plan_text(plan: LaunchPlan) -> str:
         lines += ["", "what that submits:", *_indented("\n".join(submitted)), f"  and each process runs: {training}"]
     else:
         starter = shlex.join(plan.start.starter)
-        lines += ["", "what that starts:", f"  {starter} sh ./run.sh worker", f"  and each of these: {training}"]
+        where = f"{each}, told where they meet once they have met" if each else ""
+        lines += [
+            "",
+            f"what that starts{where}:",
+            f"  {starter} sh ./run.sh worker",
+            f"  and each of these: {training}",
+        ]
     return "\n".join(lines)
+
+
+def _nodes_text(plan: LaunchPlan) -> str:
+    if not plan.nodes:
+        return f"{plan.job.resources.nodes}, and none is open yet: gptops up --job {plan.job_name}"
+    names, closed = ", ".join(node.name for node in plan.nodes), [node.name for node in plan.nodes if not node.is_open]
+    return f"{names}; not open yet: {', '.join(closed)}" if closed else names
 
 
 def plan_json(plan: LaunchPlan) -> dict[str, Any]:
@@ -188,6 +217,7 @@ def plan_json(plan: LaunchPlan) -> dict[str, Any]:
         "run_id": plan.run_id,
         "job": plan.job_name,
         "host": plan.host_name,
+        "nodes": [{"name": node.name, "open": node.is_open} for node in plan.nodes],
         "local_root": str(plan.local.root),
         "remote_root": str(plan.remote.root),
         "processes": plan.start.processes,
