@@ -14,7 +14,7 @@ from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.errors import NotFound
 from launcher.project import JOBS_FILE, find_project
 from launcher.running.beginning import beginning_of, begun_from
-from launcher.running.launch_plan import LaunchPlan, plan_run
+from launcher.running.launch_plan import LaunchPlan, PlannedNode, plan_run
 from launcher.running.select import pick_host
 from launcher.running.snapshot import snapshot
 from launcher.slurm.clusters import cluster_for
@@ -76,6 +76,8 @@ def plan_of(
         skip_setup=request.skip_setup,
         slurm=cluster[1] if cluster else None,
     )
+    if plan.is_on_nodes:
+        plan = replace(plan, nodes=_nodes(jobs, job, request.host or job.host, hosts))
     if request.resume_from is not None:
         plan = replace(plan, config=plan.config.model_copy(update={"resume": "must"}))
     return replace(plan, begin_from=begins_from, resume_from=request.resume_from), hosts
@@ -103,6 +105,15 @@ def _hosts(request: LaunchRequest, job: JobSpec, ledger: Ledger, choose: ChooseN
         return choose(request.host or job.host, job.resources.nodes)
     host = _host(request, job, ledger)
     return (host,) if host else ()
+
+
+def _nodes(jobs: Jobs, job: JobSpec, group: str | None, hosts: Sequence[InstanceRow]) -> tuple[PlannedNode, ...]:
+    """The machines that are open, else those of jobs.yaml that `gptops up` would open for the job."""
+    names, count = [host.name for host in hosts], job.resources.nodes
+    if len(names) < count and job.provider == "ssh":
+        large = [members for name, members in jobs.groups.items() if len(members) >= count and group in (None, name)]
+        names = [*large[0][:count]] if len(large) == 1 else names
+    return tuple(PlannedNode(name, any(host.name == name for host in hosts)) for name in names)
 
 
 def _host(request: LaunchRequest, job: JobSpec, ledger: Ledger) -> InstanceRow | None:
