@@ -67,9 +67,7 @@ def way(*peers):
     found = {}
     for peer in peers:
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.connect((peer, 9))
-                found[peer] = probe.getsockname()[0]
+            found[peer] = own_address(peer)
         except (OSError, UnicodeError) as error:
             return {"error": "no way to {}: {}".format(peer, getattr(error, "strerror", None) or error)}
     addresses = sorted(set(found.values()))
@@ -84,7 +82,45 @@ def way(*peers):
     return {"address": addresses[0], "interface": name}
 
 
+def own_address(peer):
+    """By IPv4 where the peer has both: so do gloo and NCCL on an interface that has both."""
+    known = sorted(socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM), key=lambda each: each[0] != socket.AF_INET)
+    failure = OSError(errno.EADDRNOTAVAIL, "it has no address")
+    for family, kind, _protocol, _name, where in known:
+        try:
+            with socket.socket(family, kind) as probe:
+                probe.connect(where)
+                return probe.getsockname()[0]
+        except OSError as error:
+            failure = error
+    raise failure
+
+
 def interface_of(address):
+    return next((name for name, own in [*interfaces(), *interfaces_v6()] if own == address), "")
+
+
+def interfaces_v6():
+    """The same of IPv6, where an interface has several."""
+    try:
+        lines = pathlib.Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return  # a machine without it
+    for line in lines:
+        digits, *_rest, name = line.split()
+        yield name, socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
+
+
+def family_of(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def shown(address, number):
+    return f"[{address}]:{number}" if ":" in address else f"{address}:{number}"
+
+
+def interfaces():
+    """Each interface that has an address, with it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _index, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
@@ -92,14 +128,12 @@ def interface_of(address):
                 answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
             except OSError:
                 continue  # an interface without an address
-            if socket.inet_ntoa(answer[20:24]) == address:
-                return name
-    return ""
+            yield name, socket.inet_ntoa(answer[20:24])
 
 
 def port(address, wanted="0"):
     try:
-        with socket.socket() as probe:
+        with socket.socket(family_of(address)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, int(wanted)))
             probe.listen(1)
@@ -113,7 +147,7 @@ def listen(address, number, count):
     """Answer `count` peers, one after the other."""
     met = 0
     deadline = time.monotonic() + PATIENCE
-    with socket.socket() as server:
+    with socket.socket(family_of(address)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((address, int(number)))
         server.listen(int(count))
@@ -154,7 +188,7 @@ def reach(address, number, size):
         except OSError as error:
             if time.monotonic() >= deadline or error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH):
                 why = error.strerror or f"no answer in {PATIENCE:.0f} s"
-                return {"error": f"cannot reach {address}:{number}: {why}"}
+                return {"error": f"cannot reach {shown(address, number)}: {why}"}
             time.sleep(0.05)
     with peer:
         peer.settimeout(PATIENCE)

@@ -36,8 +36,9 @@ class Meeting:
 
     @property
     def endpoint(self) -> str:
-        """Node 0's address and port."""
-        return f"{self.places[0].address}:{self.port}"
+        """Node 0's address and port, as torchrun reads them."""
+        host = self.places[0].address
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     def environment(self, node: int) -> dict[str, str]:
         """For run.env of this node."""

@@ -27,7 +27,8 @@ class Address:
             raise UsageError(f"{self.port} is no port", why="1 to 65535 are allowed")
 
     def __str__(self) -> str:
-        return f"{self.user}@{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.user}@{host}:{self.port}"
 
 
 def parse_address(text: str) -> Address:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import ipaddress
 import json
 import os
 import shlex
@@ -36,6 +37,8 @@ DOUBLES = Path(__file__).parent
 TOOLS = ("sshd", "ssh", "rsync", "unshare", "nsenter", "setpriv", "ip")
 NETWORK = "198.18"
 """RFC 2544 keeps 198.18.0.0/15 for tests of network devices: no real machine is there."""
+NETWORK_V6 = "fd67:7074:6f70"
+"""A prefix of RFC 4193, drawn once: nobody's but ours."""
 HERE = 254
 """The last byte of our own address on the network."""
 START_SECONDS = 60.0
@@ -66,7 +69,8 @@ class Node:
         self.folder = folder
         self.address = Address(address, 22, "root")
         self.interface = "lan0"
-        self.hardware_address = ":".join(["02", "00", *(f"{int(byte):02x}" for byte in address.split("."))])
+        last = ipaddress.ip_address(address).packed[-4:]
+        self.hardware_address = ":".join(["02", "00", *(f"{byte:02x}" for byte in last)])
         """The same after a restart, so that nobody asks for it in vain."""
         self.process: subprocess.Popen[bytes] | None = None
         self.home_there = shared_home
@@ -160,6 +164,7 @@ class Node:
     def _sshd_config(self) -> str:
         return f"""\
 Port 22
+AddressFamily {"inet6" if ":" in self.address.host else "any"}
 HostKey {self.folder}/host_key
 AuthorizedKeysFile {self.folder}/authorized_keys
 PidFile none
@@ -195,14 +200,14 @@ exec {local_sshd.sshd_binary()} -D -e -f {where}/sshd_config
 
 
 class Nodes:
-    """All machines of one network, in one folder."""
+    """All machines of one network, in one folder. With `v6` they have no IPv4 there."""
 
-    def __init__(self, folder: Path, count: int, keys: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, count: int, keys: Sequence[str] = (), *, v6: bool = False) -> None:
         shared_home = folder / "home"
         shared_home.mkdir(parents=True)
         self._start_switch()
-        first = f"{NETWORK}.{self._subnet}"
-        self.all = [Node(folder / f"node{k}", k, shared_home, f"{first}.{k + 1}", keys) for k in range(count)]
+        first = f"{NETWORK_V6}:{self._subnet + 1:x}::" if v6 else f"{NETWORK}.{self._subnet}."
+        self.all = [Node(folder / f"node{k}", k, shared_home, f"{first}{k + 1}", keys) for k in range(count)]
         for node in self.all:
             self._power_on(node)
         for node in self.all:
@@ -256,6 +261,7 @@ class Nodes:
             here = f"gpt{os.getpid()}-{self._subnet}"
             _run(f"ip link add {here} type veth peer name port netns {self._switch.pid}")
             _run(f"ip addr add {NETWORK}.{self._subnet}.{HERE}/24 dev {here}")
+            _run(f"ip addr add {NETWORK_V6}:{self._subnet + 1:x}::{HERE:x}/64 dev {here} nodad", must=False)
         _run(f"ip link set {here} up")
         # No spanning tree: a port forwards from its first moment.
         for line in ("link add lan type bridge stp_state 0", "link set lan up"):
@@ -274,7 +280,8 @@ class Nodes:
         )
         self._on_switch(f"link set port{number} master lan up")
         inside = f"nsenter --target {node.process.pid} --net ip"
-        _run(f"{inside} addr add {node.address.host}/24 dev {node.interface}")
+        of_v6 = ":" in node.address.host
+        _run(f"{inside} addr add {node.address.host}/{'64 nodad' if of_v6 else '24'} dev {node.interface}")
         _run(f"{inside} link set {node.interface} up")
 
     def _on_switch(self, command: str, *, must: bool = True) -> None:

@@ -97,12 +97,12 @@ class Lab:
             yield ledger
 
 
-def make_lab(folder: Path, count: int) -> Iterator[Lab]:
-    """For a fixture: a lab with so many machines, until the test has ended."""
+def make_lab(folder: Path, count: int, *, v6: bool = False) -> Iterator[Lab]:
+    """For a fixture: a lab with so many machines, until the test has ended; with `v6` they have no IPv4."""
     if reason := reason_to_skip():
         pytest.skip(reason)
     folder.mkdir(exist_ok=True)
     state = StatePaths(folder / "state")
     ensure_key(state.private_key)
-    with Nodes(folder / "lan", count, [public_line(state.private_key)]) as nodes:
+    with Nodes(folder / "lan", count, [public_line(state.private_key)], v6=v6) as nodes:
         yield Lab(folder, nodes)
