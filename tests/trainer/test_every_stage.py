@@ -16,8 +16,7 @@ from tests.trainer.tiny import ROOT, assert_same_run, checkpoint, largest_differ
 from trainer import stages
 from trainer.loop.start import run_stage
 
-TOGETHER = ("sft", "sft-rows", "sft-lora", "dpo", "orpo", "reward", "ppo", "rgpo")
-"""test_grpo.py has it for GRPO, through the command line."""
+TOGETHER = ("sft", "sft-rows", "sft-lora", "dpo", "orpo", "reward", "ppo", "grpo", "grpo-tools", "rgpo")
 
 
 @pytest.fixture(scope="module")

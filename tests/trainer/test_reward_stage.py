@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.trainer.tiny import assert_same_run, checkpoint, rows
+from tests.trainer.tiny import checkpoint, rows
 from trainer.chats.packing import packed_rows
 from trainer.chats.pairs import load_pairs
 from trainer.config import RunConfig, run_config
@@ -59,14 +58,6 @@ def test_it_begins_undecided_and_tells_held_out_pairs_apart(run: Path) -> None:
     last = next(row for row in reversed(found) if "val_loss" in row)
     assert last["val_loss"] < 0.2
     assert last["val_reward_accuracy"] > 0.95
-
-
-def test_a_stopped_run_goes_on_to_the_bit(run: Path, data: Path, tmp_path: Path) -> None:
-    parts = tmp_path / "parts"
-    shutil.copytree(run, parts)
-    shutil.rmtree(checkpoint(parts, 30))
-    run_stage("reward", config_of(parts, data))
-    assert_same_run(run, parts, 30)
 
 
 def test_its_checkpoint_scores_answers_and_is_a_policy_too(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""RGPO: REINFORCE with a running mean, which the toy task is learnt by and a resumed run remembers."""
+"""RGPO: REINFORCE with a running mean, which the toy task is learnt by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.tiny import assert_same_run, checkpoint
 from tests.trainer.toy_task import LEARNING, column, toy_config, toy_files
 from trainer.config import ConfigError
 from trainer.errors import DataError
@@ -32,15 +31,6 @@ def test_the_baseline_is_the_mean_of_the_rollouts_before(toy: Path, tmp_path: Pa
     for reward in rewards[1:-1]:
         expected.append(0.75 * expected[-1] + 0.25 * reward)
     assert baselines == pytest.approx(expected)
-
-
-def test_a_stopped_run_goes_on_to_the_bit(toy: Path, tmp_path: Path) -> None:
-    settings = ("checkpoint.every_steps=2",)
-    run_stage("rgpo", toy_config(toy, tmp_path / "whole", *settings))
-    run_stage("rgpo", toy_config(toy, tmp_path / "parts", *settings))
-    checkpoint(tmp_path / "parts", 4).rename(tmp_path / "away")
-    run_stage("rgpo", toy_config(toy, tmp_path / "parts", *settings))
-    assert_same_run(tmp_path / "whole", tmp_path / "parts", 4)
 
 
 def test_a_rollout_for_more_than_one_step_is_refused(toy: Path, tmp_path: Path) -> None:
