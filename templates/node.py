@@ -2,6 +2,8 @@
 
     python3 - facts VENV                 versions, GPUs and drivers, as the nodes are compared by them
     python3 - way PEER...                the address and the interface from which the peers are reached
+    python3 - look VENV PORT PEER...     facts, way and port in one answer; port 0: any that is free
+    python3 - addresses                  its addresses, by interface; loopback left out
     python3 - port ADDRESS [PORT]        a free port there; with PORT: whether that one is free
     python3 - listen ADDRESS PORT N      wait for N peers, answer each, take and send bytes, and end
     python3 - reach ADDRESS PORT BYTES   connect, ask the round trip, send and fetch that many bytes
@@ -28,26 +30,25 @@ PATIENCE = 60.0
 BLOCK = 1 << 18
 SIOCGIFADDR = 0x8915  # ioctl(2): an interface's address, on Linux
 HELLO = b"gptops\n"
+VERSIONS = """
+import json, sys, importlib.metadata as m
+def of(name):
+    try: return m.version(name)
+    except m.PackageNotFoundError: return ''
+print(json.dumps({'python': sys.version.split()[0], 'torch': of('torch'), 'numpy': of('numpy')}))
+"""
+"""Without importing torch."""
 
 
 def facts(venv):
     python = os.path.join(venv, "bin", "python")
     if not os.path.exists(python):
         python = "python3"
-    return {"versions": versions(python), "gpus": gpus(), "now": time.time()}
-
-
-def versions(python):
-    """Of python and torch, without importing torch."""
-    ask = (
-        "import json, sys, importlib.metadata as m\n"
-        "def of(name):\n"
-        "    try: return m.version(name)\n"
-        "    except m.PackageNotFoundError: return ''\n"
-        "print(json.dumps({'python': sys.version.split()[0], 'torch': of('torch'), 'numpy': of('numpy')}))"
-    )
-    done = subprocess.run([python, "-c", ask], capture_output=True)
-    return json.loads(done.stdout) if done.returncode == 0 else {"python": "", "torch": "", "numpy": ""}
+    asked = subprocess.Popen([python, "-c", VERSIONS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    found = gpus()  # meanwhile
+    told = asked.communicate()[0]
+    versions = json.loads(told) if asked.returncode == 0 else {"python": "", "torch": "", "numpy": ""}
+    return {"versions": versions, "gpus": found, "now": time.time()}
 
 
 def gpus():
@@ -80,6 +81,16 @@ def way(*peers):
     if name == "lo":
         return {"error": "the peers are reached over loopback: their address is this machine's own"}
     return {"address": addresses[0], "interface": name}
+
+
+def look(venv, wanted, *peers):
+    found = way(*peers)
+    free = port(found["address"], wanted) if "address" in found else {"error": "there is no address for it"}
+    return dict(facts(venv), way=found, port=free)
+
+
+def addresses():
+    return {"addresses": {name: address for name, address in interfaces() if name != "lo"}}
 
 
 def own_address(peer):
@@ -139,8 +150,11 @@ def port(address, wanted="0"):
             probe.listen(1)
             return {"port": probe.getsockname()[1]}
     except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        return {"error": f"port {wanted} is taken" if taken else error.strerror, "taken": taken}
+        return {"error": refused(wanted, error), "taken": error.errno == errno.EADDRINUSE}
+
+
+def refused(number, error):
+    return f"port {number} is taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
 
 
 def listen(address, number, count):
@@ -149,8 +163,11 @@ def listen(address, number, count):
     deadline = time.monotonic() + PATIENCE
     with socket.socket(family_of(address)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind((address, int(number)))
-        server.listen(int(count))
+        try:
+            server.bind((address, int(number)))
+            server.listen(int(count))
+        except OSError as error:
+            return {"error": refused(number, error)}
         while met < int(count):
             server.settimeout(max(0.1, deadline - time.monotonic()))
             try:
@@ -258,7 +275,16 @@ def code(folder):
     return {"sha256": digest.hexdigest(), "files": count}
 
 
-MODES = {"facts": facts, "way": way, "port": port, "listen": listen, "reach": reach, "code": code}
+MODES = {
+    "facts": facts,
+    "way": way,
+    "look": look,
+    "addresses": addresses,
+    "port": port,
+    "listen": listen,
+    "reach": reach,
+    "code": code,
+}
 
 if __name__ == "__main__":
     try:

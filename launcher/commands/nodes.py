@@ -22,6 +22,16 @@ def way(peers: list[str]) -> Command:
     return _ask("way", *peers)
 
 
+def look(venv: PurePosixPath | str, wanted_port: int | None, peers: list[str]) -> Command:
+    """Print all of these: facts, the way to the peers, and a port there."""
+    return _ask("look", str(venv), str(wanted_port or 0), *peers)
+
+
+def addresses() -> Command:
+    """Print the node's addresses, by interface."""
+    return _ask("addresses")
+
+
 def port(address: str, wanted: int | None) -> Command:
     """Print a free port at this address of the node, or whether `wanted` is free."""
     return _ask("port", address, *([str(wanted)] if wanted else []))

@@ -48,7 +48,11 @@ def facts_of(transport: Transport, venv: PurePosixPath | str, clock: Clock) -> N
     """Asked once. The clock is compared at the middle of the question: an error of a slow link is within a second."""
     asked_at = clock.now()
     answer = ask(transport, commands.facts(venv))
-    middle = (asked_at + clock.now()) / 2
+    return facts_in(answer, (asked_at + clock.now()) / 2)
+
+
+def facts_in(answer: Mapping[str, Any], asked_at: float) -> NodeFacts:
+    """What a node told of itself when it was `asked_at` here."""
     gpus = [(str(row[0]), str(row[-1])) for row in answer.get("gpus", ()) if row]
     versions = answer.get("versions", {})
     return NodeFacts(
@@ -56,7 +60,7 @@ def facts_of(transport: Transport, venv: PurePosixPath | str, clock: Clock) -> N
         tuple(driver for _, driver in gpus),
         str(versions.get("python", "")),
         str(versions.get("torch", "")),
-        float(answer.get("now", middle)) - middle,
+        float(answer.get("now", asked_at)) - asked_at,
     )
 
 

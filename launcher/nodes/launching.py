@@ -17,8 +17,9 @@ from launcher.crash import crashpoint
 from launcher.errors import GptopsError, HostUnfit
 from launcher.hosts.setup import run_setup
 from launcher.lock import hold
-from launcher.nodes.facts import ask, facts_of, require_alike
-from launcher.nodes.meeting import Meeting, Place, free_port, meet, order_of, places_of
+from launcher.nodes.facts import ask, require_alike
+from launcher.nodes.looking import Look, look_at
+from launcher.nodes.meeting import Meeting, meet, order_of
 from launcher.paths import StatePaths
 from launcher.remote.several import Several
 from launcher.remote.together import each, together
@@ -77,15 +78,16 @@ def launch_on_nodes(plan: LaunchPlan, rows: Sequence[InstanceRow], means: NodesM
         means.ledger.record_transfer(row.label, "up", done.bytes)
     crashpoint("train:set_up")
     nodes = means.several.nodes
-    require_alike(names, together(names, lambda node: facts_of(nodes[node], plan.setup.venv, means.clock)))
-    places = places_of(nodes, [row.inside or _ssh_host(row) for row in rows])
-    order = order_of(places)
+    insides = [row.inside or _ssh_host(row) for row in rows]
+    looks = look_at(nodes, insides, plan.setup.venv, plan.job.resources.rendezvous_port, means.clock)
+    require_alike(names, [look.facts for look in looks])
+    order = order_of([look.place for look in looks])
     rows, means = [rows[node] for node in order], means.reordered(order)
     with ExitStack() as locks:
         for row in sorted(rows, key=lambda each: each.name):
             what = f"starts {plan.run_id} on {row.name}"
             locks.enter_context(hold(means.state.start_lock(row.name), what, means.clock))
-        return _start_on_nodes(plan, rows, [places[node] for node in order], means), means.several
+        return _start_on_nodes(plan, rows, [looks[node] for node in order], means), means.several
 
 
 def _made_ready(plan: LaunchPlan, node: int, means: NodesMeans) -> Uploaded:
@@ -102,10 +104,9 @@ def _ssh_host(row: InstanceRow) -> str:
     return row.address.rpartition("@")[2].rpartition(":")[0].strip("[]")
 
 
-def _start_on_nodes(
-    plan: LaunchPlan, rows: Sequence[InstanceRow], places: Sequence[Place], means: NodesMeans
-) -> RunRow:
+def _start_on_nodes(plan: LaunchPlan, rows: Sequence[InstanceRow], looks: Sequence[Look], means: NodesMeans) -> RunRow:
     names = means.several.names
+    places, port = [look.place for look in looks], looks[0].port
     for node, row in enumerate(rows):
         require_open(row, means.ledger)
         with means.of(node) as own:
@@ -113,7 +114,6 @@ def _start_on_nodes(
     run = _intended(plan, rows, means)
     crashpoint("train:intended")
     try:
-        port = free_port(means.several.nodes[0], places[0], plan.job.resources.rendezvous_port)
         meet(means.several.nodes, places, port)
         meeting = Meeting(tuple(places), port)
         price = sum(row.price_per_hour for row in rows)

@@ -6,8 +6,9 @@ meet, has rank 0 too, and writes what one process writes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from launcher.commands import nodes as commands
 from launcher.errors import HostUnfit
@@ -69,17 +70,25 @@ def places_of(transports: Sequence[Transport], insides: Sequence[str]) -> list[P
     names = [transport.host.name for transport in transports]
 
     def look(node: int) -> Place:
-        peers = [inside for other, inside in enumerate(insides) if other != node]
-        answer = ask(transports[node], commands.way(peers))
-        if "error" in answer:
-            raise HostUnfit(
-                f"`{names[node]}` has no right interface to the other nodes",
-                why=str(answer["error"]),
-                hint="write each machine's address on the common network as `inside` under `hosts` in jobs.yaml",
-            )
-        return Place(str(answer["address"]), str(answer["interface"]))
+        return place_in(ask(transports[node], commands.way(ways(insides, node))), names[node])
 
     return together(names, look)
+
+
+def ways(insides: Sequence[str], node: int) -> list[str]:
+    """Whom this node has to reach."""
+    return [inside for other, inside in enumerate(insides) if other != node]
+
+
+def place_in(answer: Mapping[str, Any], name: str) -> Place:
+    """What the node answered for its way to the others. Raises HostUnfit as `places_of` does."""
+    if "address" not in answer:
+        raise HostUnfit(
+            f"`{name}` has no right interface to the other nodes",
+            why=str(answer.get("error", "it does not tell")),
+            hint="write each machine's address on the common network as `inside` under `hosts` in jobs.yaml",
+        )
+    return Place(str(answer["address"]), str(answer["interface"]))
 
 
 def order_of(places: Sequence[Place]) -> list[int]:
@@ -89,12 +98,15 @@ def order_of(places: Sequence[Place]) -> list[int]:
 
 def free_port(first: Transport, place: Place, wanted: int | None) -> int:
     """A port on node 0 that nobody has. Raises HostUnfit where the wanted one is taken."""
-    answer = ask(first, commands.port(place.address, wanted))
-    if "error" in answer:
-        name = first.host.name
+    return port_in(ask(first, commands.port(place.address, wanted)), first.host.name, place)
+
+
+def port_in(answer: Mapping[str, Any], name: str, place: Place) -> int:
+    """What a node answered for a port at its place. Raises HostUnfit as `free_port` does."""
+    if "port" not in answer:
         raise HostUnfit(
             f"the nodes cannot meet on `{name}`",
-            why=f"{answer['error']} at {place.address}",
+            why=f"{answer.get('error', 'it tells no port')} at {place.address}",
             hint=f"gptops ssh {name} -- ss -ltnp, or leave resources.rendezvous_port out: a free one is then taken",
         )
     return int(answer["port"])
