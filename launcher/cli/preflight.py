@@ -21,7 +21,12 @@ app = typer.Typer()
 
 @app.command(
     name="test-remote",
-    epilog=examples("gptops test-remote", "gptops test-remote local-3f2a --gpus 8", "gptops test-remote --json"),
+    epilog=examples(
+        "gptops test-remote",
+        "gptops test-remote local-3f2a --gpus 8",
+        "gptops test-remote cluster --job pretrain --wait 600",
+        "gptops test-remote --json",
+    ),
 )
 def preflight(
     host: Annotated[
@@ -32,13 +37,22 @@ def preflight(
         ),
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs it must have. Else: those it was opened with.")] = None,
+    job: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a cluster: for what this job asks for. Else: for the largest of its jobs.",
+            autocompletion=completion.jobs,
+        ),
+    ] = None,
+    wait: Annotated[int, typer.Option(min=0, help="Of a cluster: seconds that its queue gets.")] = 120,
     as_json: Json = False,
 ) -> None:
     """Check a host before it costs time and money.
 
     Login, links, disk, GPUs, driver, torch, an all-reduce, and a checkpoint there and back. Ends
     with code 14 where a check fails: the run could not work there as asked. Of a group, every machine, and then what
-    they are to each other: alike, reachable, how fast, and an all-reduce over all.
+    they are to each other: alike, reachable, how fast, and an all-reduce over all. Of a cluster, its login node, and by
+    a small job of its Slurm the machines that would train.
     """
     # Late: `gptops --help` needs none of this.
     import tempfile
@@ -48,7 +62,9 @@ def preflight(
     from launcher.clock import SystemClock
     from launcher.hosts.preflight import examine
     from launcher.hosts.preflight_checks import Asked
+    from launcher.nodes.behind import cluster_at
     from launcher.paths import state_paths
+    from launcher.project import find_project
     from launcher.remote.reach import transport_to
     from launcher.running.select import pick_host
 
@@ -57,12 +73,15 @@ def preflight(
         group = ledger.group(host, InstanceState.OPEN)
         if group:
             return _examine_group(group, gpus, state, clock, as_json=as_json)
-        row = pick_host(ledger, host)
+        cluster = cluster_at(find_project(Path.cwd()), ledger, host, job)
+        row = pick_host(ledger, host) if cluster is None else cluster.row
     asked = Asked(row.name, row.gpus if gpus is None else gpus, (row.gpu_name,) if row.gpu_name else ())
     transport = transport_to(row, state, clock)
     try:
         with tempfile.TemporaryDirectory(prefix="gptops-") as scratch:
-            checks = examine(transport, asked, clock, Path(scratch), console.say)
+            checks = examine(transport, asked, clock, Path(scratch), console.say, trains=cluster is None)
+        if cluster is not None:
+            checks += cluster.preflight(transport, gpus, wait, clock, console.say).checks()
     finally:
         transport.close()
     _show(asked, checks, as_json=as_json)

@@ -47,7 +47,7 @@ def prepare_run(run: RemoteRun, upload: PurePosixPath, files: Iterable[RunFile])
 
     The files travel on stdin, as a tar, so that no value stands on a command line.
     """
-    return _script(_PREPARE, str(run.preparing), str(upload), stdin=_tar(files))
+    return _script(_PREPARE, str(run.preparing), str(upload), stdin=tar_of(files))
 
 
 _START = """\
@@ -105,7 +105,8 @@ def _script(text: str, *arguments: str, stdin: bytes = b"") -> Command:
     return Command(("sh", "-c", text, "sh", *arguments), stdin=stdin)
 
 
-def _tar(files: Iterable[RunFile]) -> bytes:
+def tar_of(files: Iterable[RunFile]) -> bytes:
+    """The files of a run's folder, for `tar -x`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for file in files:

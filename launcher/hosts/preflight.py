@@ -40,6 +40,8 @@ class Preflight:
     scratch: Path
     remote: RemoteRun
     say: Callable[[str], None]
+    trains: bool = True
+    """A login node does not: its GPUs and its torch do not matter."""
 
     def checks(self) -> list[Check]:
         """Every check, in the order of the table."""
@@ -68,7 +70,8 @@ class Preflight:
         yield from self._transfers(facts)
         yield judge.disk_check(facts["disk"], self.asked)
         yield judge.write_check(facts["write"])
-        yield from self._gpus(facts["gpus"])
+        if self.trains:
+            yield from self._gpus(facts["gpus"])
         yield self._round_trip(facts)
 
     def _facts(self) -> Facts:
@@ -198,7 +201,15 @@ class Preflight:
         return self.clock.monotonic() - began
 
 
-def examine(transport: Transport, asked: Asked, clock: Clock, scratch: Path, say: Callable[[str], None]) -> list[Check]:
+def examine(
+    transport: Transport,
+    asked: Asked,
+    clock: Clock,
+    scratch: Path,
+    say: Callable[[str], None],
+    *,
+    trains: bool = True,
+) -> list[Check]:
     """Every check of one host. Raises Unreachable or HostRefused where not even a login succeeds."""
     remote = RemoteRun(f"preflight-{secrets.token_hex(4)}")
-    return Preflight(transport, asked, clock, scratch, remote, say).checks()
+    return Preflight(transport, asked, clock, scratch, remote, say, trains).checks()

@@ -96,7 +96,7 @@ class NodesPreflight:
         for difference in found:
             yield Check("alike", Verdict.FAIL, difference, "make them alike, or leave one out")
         if not found:
-            yield Check("alike", Verdict.PASS, _in_common(facts))
+            yield Check("alike", Verdict.PASS, in_common(facts))
 
     def _same_code(self) -> Iterator[Check]:
         if self.code is None:
@@ -158,7 +158,8 @@ class NodesPreflight:
         return Check(name, Verdict.PASS, f"{answer['backend']}, {answer['world']} processes, {speed}")
 
 
-def _in_common(facts: Sequence[NodeFacts]) -> str:
+def in_common(facts: Sequence[NodeFacts]) -> str:
+    """What nodes that are alike are, in words."""
     first = facts[0]
     gpus = f"{len(first.gpus)} x {first.gpus[0]}, driver {first.drivers[0]}" if first.gpus else "no GPU"
     return f"{len(facts)} x ({gpus}, python {first.python}, torch {first.torch or 'none'}), clocks agree"

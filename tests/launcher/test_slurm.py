@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -41,6 +42,20 @@ def test_two_nodes_train_one_model_its_checkpoint_comes_home_and_each_has_a_log(
     assert "this is rank 0" not in other
     assert (run / "train.node1.log").read_bytes() == (lab.remote(run.name) / "logs" / "node-1.log").read_bytes()
     assert "runs on 2 nodes, the first is 0" in on_laptop("logs", run.name, "--node", "2", exit_code=4)
+
+
+def test_the_machines_behind_the_login_node_are_looked_at_by_a_job_of_their_own(lab: Lab) -> None:
+    done = gptops("test-remote", "cluster", "--wait", "300", "--json", home=lab.obedient.state.root, cwd=lab.real)
+    assert done.exit_code == 0, done.stdout + done.stderr
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert {check["verdict"] for name, check in found.items() if name.startswith(("node", "slurm", "all"))} == {"pass"}
+    for node in ("node0", "node1"):
+        assert re.match(r"no GPU, python 3\S+, torch \S+, the login node's disk, clock [+-]\d+ s", found[node]["found"])
+    assert "MiB/s, round trip " in found["link node0 node1"]["found"]
+    assert "gloo, 2 processes" in found["all-reduce, all"]["found"]
+    assert "all-reduce" not in found, "the login node is left in peace"
+    assert lab.slurm.jobs() == []
+    assert not list((lab.slurm.login.home / "gptops").glob("preflight-*"))
 
 
 def test_before_the_time_limit_it_saves_requeues_itself_and_goes_on_to_the_end(lab: Lab) -> None:
@@ -147,6 +162,12 @@ def test_a_queue_that_never_starts_is_told_with_position_and_reason_and_stop_tak
         looked = lab.gptops("logs", run_id, "--json")
         assert answer(looked)["phase"] == "queued"
         assert "is PENDING (PartitionDown: its partition is down), 1 of 1 in debug" in looked.stderr
+        tested = lab.gptops("test-remote", "closed", "--json")
+        assert tested.exit_code == 0, tested.stderr
+        skipped = json.loads(tested.stdout)["checks"][-1]
+        assert (skipped["name"], skipped["verdict"]) == ("slurm job", "warn")
+        assert "not looked at: job" in skipped["found"]
+        assert "(PartitionDown: its partition is down), 1 of 1 in closed" in skipped["found"]
         [host] = json.loads(lab.gptops("ps", "--json").stdout)
         assert f"{run_id} (queued, 1 of 1 in debug (PartitionDown: its partition is down))" in host["runs"]
         [job] = host["queued"]

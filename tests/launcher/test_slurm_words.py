@@ -152,7 +152,8 @@ hosts:
   two: {host: two}
 groups: {pair: [one, two]}
 jobs:
-  far: {stage: pretrain, provider: vast, resources: {nodes: 2, gpus: 1}, train: {train: {max_steps: 1}, schedule: {warmup_steps: 0}}}
+  far:
+    {stage: pretrain, provider: vast, resources: {nodes: 2}, train: {train: {max_steps: 1}, schedule: {warmup_steps: 0}}}
 """
 
 
