@@ -28,14 +28,21 @@ def tensors(*, has_bias: bool) -> list[Tensor | None]:
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_values_and_gradients_are_those_of_torch(has_bias: bool) -> None:
+@pytest.mark.parametrize("is_half", [False, True], ids=["fp32", "bf16"])
+def test_values_and_gradients_are_those_of_torch(has_bias: bool, is_half: bool) -> None:
     found, wanted = tensors(has_bias=has_bias), tensors(has_bias=has_bias)
-    ours, theirs = linear(*found), F.linear(*wanted)  # type: ignore[arg-type]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half):
+        ours, theirs = linear(*found), F.linear(*wanted)  # type: ignore[arg-type]
     torch.testing.assert_close(ours, theirs)
     for y in (ours, theirs):
         (y.transpose(1, 2) ** 2).sum().backward()  # a gradient that is not contiguous
     for mine, other in zip(found, wanted, strict=True):
-        assert mine is None or other is None or torch.allclose(mine.grad, other.grad, atol=1e-4)  # type: ignore[arg-type]
+        if mine is not None and other is not None:
+            assert mine.grad is not None
+            assert mine.grad.dtype == torch.float32
+            torch.testing.assert_close(
+                mine.grad, other.grad, rtol=2e-2 if is_half else 1e-5, atol=1 if is_half else 1e-4
+            )
 
 
 def test_what_is_frozen_gets_no_gradient() -> None:

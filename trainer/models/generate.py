@@ -25,7 +25,7 @@ from trainer.config import ModelConfig
 from trainer.models.build import NETWORKS
 from trainer.models.cache import KVCache
 from trainer.models.decoding import decoding
-from trainer.models.loss import compute_dtype
+from trainer.models.products import compute_dtype
 from trainer.models.sampling import Sampling, sampled_ids, uniforms
 
 

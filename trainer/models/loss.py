@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.models.products import times_transposed
+from trainer.models.products import compute_dtype, times_transposed
 
 IGNORE_INDEX = -100
 """A label that is not to be predicted: it adds nothing to the loss and nothing to the gradient."""
@@ -41,12 +41,6 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, labels_M: Tensor)
             return F.cross_entropy(logits_MV.float(), labels_M, reduction="sum")
         loss_sum: Tensor = _LinearCrossEntropy.apply(hidden_MD, weight_VD, labels_M, dtype)  # type: ignore[no-untyped-call]
         return loss_sum
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """What a matrix product with `tensor` is computed in: autocast's dtype where it is on, else the tensor's own."""
-    device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

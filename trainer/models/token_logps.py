@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.models.loss import IGNORE_INDEX, compute_dtype, softmax_rows
+from trainer.models.loss import IGNORE_INDEX, softmax_rows
+from trainer.models.products import compute_dtype
 
 SLICE_LOGITS = 2**25
 """Logits that are alive at a time, twice in the backward of several slices: 128 MB in fp32, 667 tokens of GPT-2."""
