@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.adapted import BYTES_IN_4_BITS, adapter_parameters, inputs_saved, matrix_parameters
+from trainer.config.adapters import LoraConfig
 from trainer.config.model import ModelConfig
 from trainer.parameters import hidden_matrices, parameter_parts
 
@@ -53,12 +55,17 @@ def memory_estimate(
     activation_checkpointing: bool = False,
     ranks: int = 1,
     accumulates: bool = True,
+    lora: LoraConfig | None = None,
 ) -> MemoryEstimate:
     """Bytes to train with fp32 weights and half precision by autocast.
 
+    With `lora` of a rank the weights stay as they are, and adapters alone have gradients and moments.
     `ranks` share weights, gradients and moments (train.parallel=fsdp); with more than one micro-batch a step
     (`accumulates`) each of them adds up whole gradients all the same. Rows have `seq_len` tokens, or all that fit.
     """
+    if lora is not None and lora.rank:
+        tokens = micro_batch_size * (seq_len or model.max_seq_len)
+        return _adapted_estimate(model, lora, tokens, precision, activation_checkpointing)
     parts = parameter_parts(model)
     parameters, hidden = sum(parts.values()), hidden_matrices(model)
     moments = 8 * parameters - (4 * hidden if optimizer == "muon" else 0)
@@ -78,8 +85,30 @@ def memory_estimate(
     )
 
 
-def checkpoint_bytes(model: ModelConfig, optimizer: Literal["adamw", "muon"]) -> int:
-    """Weights and moments, whole, as a checkpoint has them however many ranks wrote it."""
+def _adapted_estimate(
+    model: ModelConfig, lora: LoraConfig, tokens: int, precision: Precision, recomputed: bool
+) -> MemoryEstimate:
+    """A frozen base, whole on every GPU, and what learns beside it."""
+    parts, learning = parameter_parts(model), adapter_parameters(model, lora)
+    in_4_bits = matrix_parameters(model) if lora.quantize == "4bit" else 0
+    cast = _cast_parameters(model, parts, recomputed) - (in_4_bits // model.n_layers if recomputed else in_4_bits)
+    return MemoryEstimate(
+        weights=4 * (sum(parts.values()) - in_4_bits + learning) + int(BYTES_IN_4_BITS * in_4_bits),
+        gradients=4 * learning,
+        moments=8 * learning,
+        gathered=0,
+        casts=0 if precision == "fp32" else 2 * (cast + learning),
+        activations=_activation_bytes(
+            model, tokens, precision, recomputed, inputs_saved(model, lora, _width(precision))
+        ),
+        head=_head_bytes(model, tokens, precision),
+    )
+
+
+def checkpoint_bytes(model: ModelConfig, optimizer: Literal["adamw", "muon"], lora: LoraConfig | None = None) -> int:
+    """Weights and moments, whole, as a checkpoint has them however many ranks wrote it; of adapters theirs alone."""
+    if lora is not None and lora.rank:
+        return 12 * adapter_parameters(model, lora)
     estimate = memory_estimate(model, 1, "fp32", optimizer=optimizer)
     return estimate.weights + estimate.moments
 
@@ -118,10 +147,13 @@ def _sliced_bytes(model: ModelConfig, tokens: int, width: int) -> int:
     return min(tokens * model.vocab_size, SLICE_LOGITS) * (width + 4)
 
 
-def _activation_bytes(model: ModelConfig, tokens: int, precision: Precision, recomputed: bool) -> int:
-    """Recomputing keeps each block's input, and everything of the one block that is at it when the slice is gone."""
+def _activation_bytes(model: ModelConfig, tokens: int, precision: Precision, recomputed: bool, beside: int = 0) -> int:
+    """Recomputing keeps each block's input, and everything of the one block that is at it when the slice is gone.
+
+    `beside`: what adapters add to a token's bytes in a block.
+    """
     width = _width(precision)
-    block = tokens * _block_bytes_per_token(model, width)
+    block = tokens * (_block_bytes_per_token(model, width) + beside)
     last_norm = tokens * (4 + width) * model.d_model
     if not recomputed:
         return model.n_layers * block + last_norm

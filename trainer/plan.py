@@ -12,6 +12,7 @@ from trainer.sizing import (
     MemoryEstimate,
     Precision,
     TrainingPlan,
+    adapter_parameters,
     flops_per_token,
     memory_of,
     num_parameters,
@@ -57,6 +58,9 @@ def size_text_of(config: RunConfig, num_gpus: int = 1) -> str:
     lines = ["parameters"]
     for part, count in {**parameter_parts(config.model), "total": total}.items():
         lines.append(f"  {part.replace('_', ' '):<20} {count:>15,} {count / total:>7.1%}")
+    if config.lora.rank:
+        learning = adapter_parameters(config.model, config.lora)
+        lines.append(f"  {'adapters beside them':<20} {learning:>15,} {learning / total:>7.1%}")
     where = f", on each of {num_gpus} GPUs" if num_gpus > 1 else ""
     how = "".join(f", {saving}" for saving in savings_of(config, num_gpus))
     lines.append(f"memory of a step of {config.train.micro_batch_size} rows of {config.seq_len}{where}{how}")
@@ -66,7 +70,9 @@ def size_text_of(config: RunConfig, num_gpus: int = 1) -> str:
         if any(sizes[part] for sizes in columns.values()):
             cells = "".join(f" {precision} {size_text(sizes[part]):>10}" for precision, sizes in columns.items())
             lines.append(f"  {part:<20}{cells}")
-    lines.append(f"compute              {flops_per_token(config.model):,} FLOPs per token, forward and backward")
+    lines.append(
+        f"compute              {flops_per_token(config.model, config.lora):,} FLOPs per token, forward and backward"
+    )
     for precision, estimate in estimates.items():
         lines.append(f"fits in {precision}         {_fitting(estimate, precision)}")
     return "\n".join(lines)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer.adapted import adapter_parameters
+from trainer.config.adapters import LoraConfig
 from trainer.config.model import ModelConfig
 from trainer.config.problems import ConfigError, Problem
 from trainer.config.run import RunConfig
@@ -22,6 +24,7 @@ __all__ = [
     "MemoryEstimate",
     "Precision",
     "TrainingPlan",
+    "adapter_parameters",
     "checkpoint_bytes",
     "flops_per_token",
     "gpu_named",
@@ -71,8 +74,10 @@ class TrainingPlan:
     """Estimated time of the whole run on `num_gpus` of each of the COMMON_GPUS."""
 
 
-def flops_per_token(model: ModelConfig) -> int:
+def flops_per_token(model: ModelConfig, lora: LoraConfig | None = None) -> int:
     """Forward and backward of one token in a full row: 6·N + 12·L·T·D (Chowdhery et al. 2022, PaLM, appendix B).
+
+    Of a frozen base 4·N: it has no gradient; adapters (`lora` of a rank) are N of their own.
 
     N leaves out what multiplies nothing, the position embedding and the token embedding where it is not the head.
     As usual for MFU the causal half of attention is counted in full and nothing is added for recomputation.
@@ -80,13 +85,18 @@ def flops_per_token(model: ModelConfig) -> int:
     parts = parameter_parts(model)
     looked_up = parts.get("position_embedding", 0) + (0 if model.tied_head else parts["token_embedding"])
     multiplied = sum(parts.values()) - looked_up
-    return 6 * multiplied + 12 * model.n_layers * model.max_seq_len * model.d_model
+    attended = 12 * model.n_layers * model.max_seq_len * model.d_model
+    if lora is not None and lora.rank:
+        return 4 * multiplied + 6 * adapter_parameters(model, lora) + attended
+    return 6 * multiplied + attended
 
 
-def mfu(tokens_per_second: float, model: ModelConfig, gpu_name: str, num_gpus: int = 1) -> float | None:
+def mfu(
+    tokens_per_second: float, model: ModelConfig, gpu_name: str, num_gpus: int = 1, lora: LoraConfig | None = None
+) -> float | None:
     """Share of the peak that a measured speed over all GPUs is; None where the peak is not known."""
     peak = peak_flops(gpu_name)
-    return tokens_per_second * flops_per_token(model) / (peak * num_gpus) if peak else None
+    return tokens_per_second * flops_per_token(model, lora) / (peak * num_gpus) if peak else None
 
 
 def memory_of(config: RunConfig, precision: Precision, num_gpus: int = 1) -> MemoryEstimate:
@@ -101,13 +111,16 @@ def memory_of(config: RunConfig, precision: Precision, num_gpus: int = 1) -> Mem
         activation_checkpointing=train.activation_checkpointing,
         ranks=num_gpus if train.parallel == "fsdp" else 1,
         accumulates=train.global_batch_size > train.micro_batch_size * num_gpus,
+        lora=config.lora,
     )
 
 
 def savings_of(config: RunConfig, num_gpus: int = 1) -> tuple[str, ...]:
     """Which settings make a step smaller than it would be, in words."""
     spread = config.train.parallel == "fsdp" and num_gpus > 1
+    rank, in_4_bits = config.lora.rank, ", the rest in 4 bits" if config.lora.quantize == "4bit" else ""
     return (
+        *((f"adapters of rank {rank} alone learn{in_4_bits}",) if rank else ()),
         *((f"weights spread over {num_gpus}",) if spread else ()),
         *(("blocks computed again",) if config.train.activation_checkpointing else ()),
     )
@@ -140,7 +153,7 @@ def grad_accum_steps(global_batch_size: int, micro_batch_size: int, num_gpus: in
 def training_plan(config: RunConfig, num_gpus: int = 1) -> TrainingPlan:
     """The plan of `config` on `num_gpus` GPUs (or processes). Raises ConfigError where the batch does not divide."""
     precision: Precision = "bf16" if config.train.precision == "auto" else config.train.precision
-    flops = float(tokens_per_run(config)) * flops_per_token(config.model)
+    flops = float(tokens_per_run(config)) * flops_per_token(config.model, config.lora)
     peaks = {name: peak_flops(name) for name in COMMON_GPUS}
     return TrainingPlan(
         parameters=num_parameters(config.model),
@@ -153,7 +166,7 @@ def training_plan(config: RunConfig, num_gpus: int = 1) -> TrainingPlan:
         tokens=tokens_per_run(config),
         memory=memory_of(config, precision, num_gpus),
         savings=savings_of(config, num_gpus),
-        checkpoint_bytes=checkpoint_bytes(config.model, config.optim.kind),
+        checkpoint_bytes=checkpoint_bytes(config.model, config.optim.kind, config.lora),
         flops=flops,
         assumed_mfu=ASSUMED_MFU,
         seconds_by_gpu={name: flops / (peak * num_gpus * ASSUMED_MFU) for name, peak in peaks.items() if peak},

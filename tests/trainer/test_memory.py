@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,20 +13,27 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from tests.trainer.foreign import write_folder
 from tests.trainer.live_memory import LiveMemory
-from trainer.config import ModelConfig, OptimConfig, TrainConfig, run_config
+from trainer.adapted import matrix_parameters
+from trainer.config import LoraConfig, ModelConfig, OptimConfig, TrainConfig, run_config
+from trainer.config.hf_policy import section_of_settings
 from trainer.loop.distributed import World, opened_world
 from trainer.loop.optim import make_optimizer
 from trainer.loop.wrapping import no_reduction, wrapped
 from trainer.memory import MemoryEstimate, checkpoint_bytes, memory_estimate
 from trainer.models import attention
 from trainer.models.build import build_model
+from trainer.models.lora import add_lora
 from trainer.plan import plan_text, size_text_of
-from trainer.sizing import memory_of, training_plan
+from trainer.sizing import adapter_parameters, flops_per_token, memory_of, parameter_parts, training_plan
 
 MODEL = ModelConfig(d_model=128, n_layers=4, n_heads=2, max_seq_len=128, vocab_size=1000)
 ROWS = 4
+MODERN = MODEL.model_copy(update={"arch": "modern", "activation": "swiglu", "bias": False, "qkv_bias": False})
 XL = ModelConfig(preset="gpt2-xl")
+WHOLE = LoraConfig()
+BIASES_OF_GPT2 = 2 * (3 * 32 + 32 + 4 * 32 + 32)
 
 
 @contextmanager
@@ -38,11 +46,15 @@ def world_of(ranks: int, train: TrainConfig) -> Iterator[World]:
         yield world  # its end leaves the group
 
 
-def measured(ranks: int, train: TrainConfig, kind: str, accumulation: int) -> int:
+def measured(
+    ranks: int, train: TrainConfig, kind: str, accumulation: int, config: ModelConfig = MODEL, lora: LoraConfig = WHOLE
+) -> int:
     """The most bytes that were alive at once in the second step."""
     with world_of(ranks, train) as world:
         torch.manual_seed(0)
-        model = build_model(MODEL)
+        model = build_model(config)
+        if lora.rank:
+            add_lora(model, lora, "base")
         policy = wrapped(model, world, train)
         optimizer = make_optimizer(model, OptimConfig.model_validate({"kind": kind}))
         ids_BT = torch.randint(1000, (ROWS, 128))
@@ -80,6 +92,75 @@ def test_a_step_holds_what_was_estimated(
     config = run_config({**sections, "train": train}, source="test")
     estimate = memory_of(config, config.train.precision, ranks)  # type: ignore[arg-type]  # never `auto` here
     assert measured(ranks, config.train, kind, accumulation) == pytest.approx(estimate.total, rel=0.125)
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "targets", "recomputed"),
+    [
+        (MODEL, "fp32", (), False),
+        (MODEL, "bf16", ("qkv",), False),
+        (MODERN, "bf16", (), False),
+        (MODERN, "fp32", ("mlp.up", "down"), True),
+    ],
+)
+def test_a_step_of_adapters_holds_what_was_estimated(
+    model: ModelConfig, precision: str, targets: tuple[str, ...], recomputed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_FP32_UP_TO_KEYS", 0)  # as on a GPU
+    lora = LoraConfig(rank=8, targets=targets)
+    train = TrainConfig.model_validate(
+        {"precision": precision, "activation_checkpointing": recomputed, "device": "cpu", "micro_batch_size": ROWS}
+    )
+    estimate = memory_estimate(model, ROWS, precision, lora=lora, activation_checkpointing=recomputed)  # type: ignore[arg-type]
+    assert measured(1, train, "adamw", 1, model, lora) == pytest.approx(estimate.total, rel=0.125)
+
+
+@pytest.mark.parametrize("targets", [(), ("attn.c_proj", "c_fc"), ("q_proj", "v_proj")])
+def test_what_learns_is_counted_as_peft_makes_it(targets: tuple[str, ...], tmp_path: Path) -> None:
+    kind = "gpt2" if "c_fc" in targets else "llama"
+    config = ModelConfig(init_from=f"hf:{write_folder(tmp_path / 'base', kind)}")
+    lora = LoraConfig(rank=4, targets=targets)
+    policy = build_model(config)
+    add_lora(policy, lora, config.init_from)
+    learning = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
+    assert adapter_parameters(config, lora) == learning
+    assert matrix_parameters(config) == sum(parameter_parts(config)[part] for part in ("attention", "mlp")) - (
+        BIASES_OF_GPT2 if kind == "gpt2" else 0
+    )
+
+
+def test_adapters_cost_little_beside_a_frozen_base() -> None:
+    lora = LoraConfig(rank=16)
+    learning = 48 * 16 * (1600 * 4 + 1600 * 2 + 1600 * 5 + 1600 * 5)
+    assert adapter_parameters(XL, lora) == learning
+    frozen, whole = estimated(lora=lora), estimated()
+    assert (frozen.gradients, frozen.moments) == (4 * learning, 8 * learning)
+    assert frozen.weights == whole.weights + 4 * learning
+    assert checkpoint_bytes(XL, "adamw", lora) == 12 * learning
+    in_4_bits = estimated(lora=lora.model_copy(update={"quantize": "4bit"}))
+    matrices = 48 * 12 * 1600**2
+    assert frozen.weights - in_4_bits.weights == pytest.approx(matrices * (4 - 4.127 / 8), abs=1)
+    per_token = flops_per_token(XL), flops_per_token(XL, lora)
+    assert per_token[0] - per_token[1] == 2 * (1_557_611_200 - 1024 * 1600) - 6 * learning
+
+
+def test_plans_of_adapters_say_so() -> None:
+    sections = {"model": {"init_from": "hf:somebody/some-gpt2", "arch": "transformers"}, "lora": {"rank": 8}}
+    shape = {
+        "model_type": "gpt2",
+        "n_embd": 1600,
+        "n_layer": 48,
+        "n_head": 25,
+        "n_positions": 1024,
+        "vocab_size": 50257,
+    }
+    sections["model"] |= {**section_of_settings(shape), "init_from": "hf:somebody/some-gpt2"}
+    config = run_config(sections, source="test")
+    plan = training_plan(config)
+    assert plan.checkpoint_bytes == 12 * adapter_parameters(config.model, config.lora)
+    assert "in bf16, adapters of rank 8 alone learn: weights" in plan_text(plan)
+    page = size_text_of(config)
+    assert f"adapters beside them {adapter_parameters(config.model, config.lora):>15,}" in page
 
 
 def estimated(**how: object) -> MemoryEstimate:

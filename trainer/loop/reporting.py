@@ -89,7 +89,9 @@ class Reporter:
             grad_norm=gradients.grad_norm,
             tokens=tokens,
             tokens_per_second=rate,
-            mfu=mfu(rate, self._config.model, self._gpu, self._world.num_processes) if self._gpu else None,
+            mfu=mfu(rate, self._config.model, self._gpu, self._world.num_processes, self._config.lora)
+            if self._gpu
+            else None,
             memory_gib=peak_memory_gib(self._world.device),
         )
         max_steps = self._config.train.max_steps
