@@ -95,9 +95,12 @@ def train(
             job, overrides or [], host, skip_setup, only_look=dry_run, nodes=nodes, resume_from=newest
         )
         run_id = new_run_id(job, clock.now(), os.urandom(2).hex())
+        reached: dict[str, Transport] = {}
 
         def choose(name: str | None, count: int) -> Sequence[InstanceRow]:
-            return open_group(ledger, name)[:count] if dry_run else choose_nodes(ledger, name, count, job, state, clock)
+            if dry_run:
+                return open_group(ledger, name)[:count]
+            return choose_nodes(ledger, name, count, job, state, clock, keep=reached)
 
         plan, hosts = plan_of(
             request, start=Path.cwd(), environment=os.environ, ledger=ledger, run_id=run_id, choose=choose
@@ -107,7 +110,8 @@ def train(
             return 0
         _tell_upload(plan)
         transport: Transport
-        with closing(Several([transport_to(each, state, clock) for each in hosts])) as several:
+        there = [reached.get(each.label) or transport_to(each, state, clock) for each in hosts]
+        with closing(Several(there)) as several:
             if len(hosts) == 1:
                 [on], [transport] = hosts, several.nodes
                 row = launch(plan, on, Means(transport, ledger, state, clock, console.say, console.progress))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.clock import Clock
@@ -28,25 +28,42 @@ def open_group(ledger: Ledger, name: str | None) -> list[InstanceRow]:
 
 
 def choose_nodes(
-    ledger: Ledger, name: str | None, count: int, job: str, state: StatePaths, clock: Clock
+    ledger: Ledger,
+    name: str | None,
+    count: int,
+    job: str,
+    state: StatePaths,
+    clock: Clock,
+    *,
+    keep: MutableMapping[str, Transport] | None = None,
 ) -> list[InstanceRow]:
-    """So many machines of the group that answer now. Raises NotFound or Unreachable with what to type instead."""
+    """So many machines of the group that answer now. Raises NotFound or Unreachable with what to type instead.
+
+    `keep` gets the connections over which they answered, by label, and is the caller's to close.
+    """
     rows = open_group(ledger, name)
     if len(rows) < count:
         have = ", ".join(row.name for row in rows) or "none"
         raise NotFound(
             f"the job wants {count} nodes, and {len(rows)} are open" + (f" of `{name}`" if name else ""),
             why=f"open: {have}",
-            hint=_with_fewer(job, rows) if rows else f"gptops up --nodes {count} --host {name or 'GROUP'}",
+            hint=_with_fewer(job, rows) if rows else f"gptops up --job {job} --nodes {count}",
         )
-    answering, silent = _asked(rows, state, clock)
-    if len(answering) < count:
+    transports: list[Transport] = [transport_to(row, state, clock) for row in rows]
+    answering, silent = _asked(rows, transports)
+    chosen = answering[:count] if len(answering) >= count else []
+    for row, transport in zip(rows, transports, strict=True):
+        if keep is not None and row in chosen:
+            keep[row.label] = transport
+        else:
+            transport.close()
+    if not chosen:
         raise Unreachable(
             f"{len(answering)} of {len(rows)} nodes answer, {count} are wanted",
             why="; ".join(f"{error.what}: {error.why}" for error in silent),
             hint=_with_fewer(job, answering) if answering else "gptops ps",
         )
-    return answering[:count]
+    return chosen
 
 
 def most_nodes(rows: Sequence[InstanceRow], count: int, state: StatePaths, clock: Clock) -> list[InstanceRow]:
@@ -54,7 +71,10 @@ def most_nodes(rows: Sequence[InstanceRow], count: int, state: StatePaths, clock
 
     Raises Unreachable where none answers.
     """
-    answering, silent = _asked(rows, state, clock)
+    transports: list[Transport] = [transport_to(row, state, clock) for row in rows]
+    answering, silent = _asked(rows, transports)
+    for transport in transports:
+        transport.close()
     if not answering:
         raise Unreachable(f"no machine of `{rows[0].group_name}` answers", why=silent[0].why, hint="gptops ps")
     return answering[:count]
@@ -64,14 +84,9 @@ def _with_fewer(job: str, rows: Sequence[InstanceRow]) -> str:
     return f"gptops train {job} --host {rows[0].group_name} --nodes {len(rows)}"
 
 
-def _asked(rows: Sequence[InstanceRow], state: StatePaths, clock: Clock) -> tuple[list[InstanceRow], list[GptopsError]]:
-    transports: list[Transport] = [transport_to(row, state, clock) for row in rows]
-
+def _asked(rows: Sequence[InstanceRow], transports: Sequence[Transport]) -> tuple[list[InstanceRow], list[GptopsError]]:
     def ask(node: int) -> bool:
-        try:
-            return transports[node].run(commands.answer(), timeout_seconds=ANSWER_SECONDS).exit_code == 0
-        finally:
-            transports[node].close()
+        return transports[node].run(commands.answer(), timeout_seconds=ANSWER_SECONDS).exit_code == 0
 
     answers = each([row.name for row in rows], ask)
     there = [row for row, answer in zip(rows, answers, strict=True) if answer is True]

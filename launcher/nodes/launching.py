@@ -117,8 +117,8 @@ def _start_on_nodes(plan: LaunchPlan, rows: Sequence[InstanceRow], looks: Sequen
         meet(means.several.nodes, places, port)
         meeting = Meeting(tuple(places), port)
         price = sum(row.price_per_hour for row in rows)
-        together(names, lambda node: _prepared(_for_node(plan, meeting, node), rows[node], node, means, price))
-        _require_same_code(plan, means)
+        prepared = lambda node: _prepared(_for_node(plan, meeting, node), rows[node], node, means, price)  # noqa: E731
+        _require_same_code(plan, names, together(names, prepared))
         crashpoint("train:prepared")
         status = _all_started(plan, means)
     except GptopsError:
@@ -144,18 +144,17 @@ def _intended(plan: LaunchPlan, rows: Sequence[InstanceRow], means: NodesMeans) 
     return run
 
 
-def _prepared(plan: LaunchPlan, row: InstanceRow, node: int, means: NodesMeans, price_per_hour: float) -> None:
+def _prepared(plan: LaunchPlan, row: InstanceRow, node: int, means: NodesMeans, price_per_hour: float) -> str:
+    """One hash over the code that will run there."""
     with means.of(node) as own:
         prepare(plan, own)
         give_beginning(plan, row, own)
         limit(plan, price_per_hour, own)
+        return str(ask(own.transport, node_commands.code(plan.remote.preparing / "code")).get("sha256"))
 
 
-def _require_same_code(plan: LaunchPlan, means: NodesMeans) -> None:
+def _require_same_code(plan: LaunchPlan, names: Sequence[str], hashes: Sequence[str]) -> None:
     """rsync goes by size and time: what somebody changed by hand on one host would stay there unseen."""
-    nodes, names = means.several.nodes, means.several.names
-    folder = plan.remote.preparing / "code"
-    hashes = together(names, lambda node: str(ask(nodes[node], node_commands.code(folder)).get("sha256")))
     odd = [name for name, found in zip(names, hashes, strict=True) if found != hashes[0]]
     if odd:
         raise HostUnfit(
