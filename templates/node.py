@@ -101,9 +101,13 @@ def own_address(peer):
         try:
             with socket.socket(family, kind) as probe:
                 probe.connect(where)
-                return probe.getsockname()[0]
+                own = probe.getsockname()[0]
         except OSError as error:
             failure = error
+            continue
+        if own == where[0] and own not in ("127.0.0.1", "::1"):
+            raise OSError(errno.EADDRNOTAVAIL, "that is this machine itself")
+        return own
     raise failure
 
 

@@ -71,6 +71,20 @@ def test_a_node_whose_peers_have_no_interface_in_common_is_refused(lab: Lab) -> 
     assert "203.0.113.9" in raised.value.why
 
 
+def test_one_machine_under_two_names_is_no_group(lab: Lab) -> None:
+    jobs, hosts = lab.root / "jobs.yaml", [node.address.host for node in lab.nodes.all]
+    before = jobs.read_text()
+    jobs.write_text(before.replace(hosts[1], hosts[0]))
+    try:
+        with pytest.raises(HostUnfit) as raised:
+            lab.up(2)
+    finally:
+        jobs.write_text(before)
+
+    assert f"no way to {hosts[0]}: that is this machine itself" in raised.value.why
+    assert lab.open_hosts() == []
+
+
 def test_a_clock_that_is_minutes_off_is_refused_with_its_nodes_name(lab: Lab) -> None:
     node = lab.nodes[1]
     (node.home / "clock").mkdir()
