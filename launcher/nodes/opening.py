@@ -1,4 +1,7 @@
-"""Open every machine of a group side by side: all of them are ready and alike, or none is open."""
+"""Open every machine of a group side by side: all of them are ready and alike, or none is open.
+
+Those that are open already are taken as they are: a killed gptops left them so, or more are wanted than were before.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from launcher.clock import Clock
 from launcher.hosts.closing import end_instance
 from launcher.hosts.opening import Opener
 from launcher.hosts.setup import SetupInputs, run_setup
+from launcher.lock import hold
 from launcher.nodes.facts import facts_of, require_alike
 from launcher.nodes.meeting import places_of
 from launcher.nodes.request import GroupRequest
@@ -30,15 +34,32 @@ class GroupOpener:
     say: Callable[[str], None]
 
     def open(self, request: GroupRequest) -> list[InstanceRow]:
-        """The machines, in the group's order. Whatever fails, those that were open already by then are given back."""
+        """The machines, in the group's order. Whatever fails, those that this opened by then are given back."""
         names = [plan.name for plan in request.plans]
         try:
-            rows = together(names, lambda node: self._open_one(request, node))
+            rows = together(names, lambda node: self._open_already(request, node) or self._open_one(request, node))
             self._examine(rows, request.setup)
         except BaseException:
             self._give_back([plan.label for plan in request.plans])
             raise
         return rows
+
+    def _open_already(self, request: GroupRequest, node: int) -> InstanceRow | None:
+        """The machine where it is open as one of this group. Half opened or half ended, it is ended first."""
+        name = request.plans[node].name
+        with (
+            Ledger(self.state.ledger, self.clock) as ledger,
+            hold(self.state.host_lock(name), f"opens the group {request.name}", self.clock),
+        ):
+            row = next((row for row in ledger.instances() if row.name == name), None)
+            if row is None or (row.state is InstanceState.OPEN and row.group_name != request.name):
+                return None
+            if row.state is InstanceState.OPEN:
+                self._sayer(name)("it is open already")
+                return row
+            end_instance(row, open_provider(row.provider, self.state, clock=self.clock), ledger, self.state, self.clock)
+            self._sayer(name)(f"ended what an interrupted gptops had left {row.state.value}")
+            return None
 
     def _open_one(self, request: GroupRequest, node: int) -> InstanceRow:
         plan = request.plans[node]
