@@ -24,18 +24,23 @@ from launcher.running.launch import Means, launch, mark
 from launcher.running.launch_plan import LaunchPlan, new_run_id
 from launcher.running.launch_request import LaunchRequest, plan_of
 from launcher.running.status import Phase, RunStatus, read_status, status_of
+from launcher.running.stop import settled
 
 
 def begun(errand: Errand, row: InstanceRow, outside: Outside, transport: Transport) -> RunStatus | None:
-    """How the run at work is on this machine, where a killed gptops may have started it; None where it is not there."""
+    """How the run at work is on this machine, or on those of its group, where a killed gptops may have started it.
+
+    None where it is not there. What has begun on some of its nodes alone is ended.
+    """
     try:
         run = outside.ledger.run(errand.run_id)
     except NotFound:
         return None
-    if row.label not in {run.instance_label, *(node.instance_label for node in outside.ledger.nodes(run.run_id))}:
+    here = {row.label, *(other.label for other in outside.ledger.group(row.group_name))}
+    if here.isdisjoint(outside.ledger.machines(run)):
         return None
-    with several_of(run, outside, transport) as there:
-        status = read_status(there, RemoteRun(run.run_id))
+    with machines_of(run, row, outside, transport) as there:
+        status = settled(run, read_status(there, RemoteRun(run.run_id)), there)
     if status.phase is Phase.ABSENT:
         return None
     if run.state is RunState.PREPARING:
@@ -97,13 +102,13 @@ def _nodes(errand: Errand, row: InstanceRow, outside: Outside) -> Sequence[Insta
 
 
 @contextmanager
-def several_of(run: RunRow, outside: Outside, transport: Transport) -> Iterator[Transport]:
-    """A connection to every node of the run; to the machine at hand, where it is the only one."""
-    if not outside.ledger.nodes(run.run_id):
+def machines_of(run: RunRow, row: InstanceRow, outside: Outside, transport: Transport) -> Iterator[Transport]:
+    """A connection to every machine of the run: the one at hand, where it is on `row` alone."""
+    if outside.ledger.machines(run) == [row.label]:
         yield transport
         return
-    with closing(connection_to(run, outside.ledger, outside.state, outside.clock)) as several:
-        yield several
+    with closing(connection_to(run, outside.ledger, outside.state, outside.clock)) as there:
+        yield there
 
 
 def going_on(plan: LaunchPlan, errand: Errand, outside: Outside) -> LaunchPlan:

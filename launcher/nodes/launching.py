@@ -22,7 +22,7 @@ from launcher.nodes.looking import Look, look_at
 from launcher.nodes.meeting import Meeting, meet, order_of
 from launcher.paths import StatePaths
 from launcher.remote.several import Several
-from launcher.remote.together import each, together
+from launcher.remote.together import together
 from launcher.running.launch import (
     Means,
     clear_up,
@@ -38,12 +38,9 @@ from launcher.running.launch import (
 )
 from launcher.running.launch_plan import LaunchPlan
 from launcher.running.status import Phase, RunStatus, status_of_nodes
-from launcher.running.stop import stop_run
+from launcher.running.stop import end_start
 from launcher.running.upload import Uploaded, upload
 from launcher.sizes import size_text
-
-STOP_SECONDS = 10
-"""What the nodes that did start get to end, when one did not: they have nothing to save yet."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +166,14 @@ def _all_started(plan: LaunchPlan, means: NodesMeans) -> RunStatus:
 
     def start(node: int) -> RunStatus:
         with means.of(node) as own:
-            return start_there(plan.remote, own)
+            status = start_there(plan.remote, own)
+        crashpoint("train:node_started")
+        return status
 
     return status_of_nodes(means.several.names, together(means.several.names, start))
 
 
 def _undo(run: RunRow, plan: LaunchPlan, means: NodesMeans) -> None:
-    """What started ends, what was prepared goes; a node that cannot be told gives up by itself, alone as it is."""
-    nodes, names = means.several.nodes, means.several.names
-    each(names, lambda node: stop_run(nodes[node], plan.remote, grace_seconds=STOP_SECONDS))
+    """What started ends, what was prepared goes."""
+    end_start(means.several, plan.remote)
     resolve(run, RunStatus(Phase.ABSENT), means.several, means.ledger)

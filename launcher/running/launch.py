@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from launcher.running.beginning import FOLDER
 from launcher.running.connection import connection_to
 from launcher.running.launch_plan import LaunchPlan
 from launcher.running.status import Phase, RunStatus, read_status, status_of
+from launcher.running.stop import settled
 from launcher.running.upload import upload
 from launcher.sizes import size_text
 
@@ -131,21 +132,24 @@ def clear_up(host: InstanceRow, means: Means) -> None:
     for row in means.ledger.runs(instance_label=host.label):
         if row.state is RunState.ENDED:
             continue
-        status = _status(row, means)
-        if status.alive and status.job is None:
-            means.say(f"note: `{row.run_id}` is running on `{host.name}` too; both share the machine")
-        if row.state is RunState.PREPARING:
-            resolve(row, status, means.transport, means.ledger)
-        elif status.is_over:
-            mark(means.ledger, row, status)
+        with _machines_of(row, means) as there:
+            status = settled(row, read_status(there, RemoteRun(row.run_id)), there)
+            if status.alive and status.job is None:
+                means.say(f"note: `{row.run_id}` is running on `{host.name}` too; both share the machine")
+            if row.state is RunState.PREPARING:
+                resolve(row, status, there, means.ledger)
+            elif status.is_over:
+                mark(means.ledger, row, status)
 
 
-def _status(row: RunRow, means: Means) -> RunStatus:
-    """Of a run on several nodes, what all of them say."""
+@contextmanager
+def _machines_of(row: RunRow, means: Means) -> Iterator[Transport]:
+    """A connection to every node of a run on several; else the one that there is."""
     if not means.ledger.nodes(row.run_id):
-        return read_status(means.transport, RemoteRun(row.run_id))
+        yield means.transport
+        return
     with closing(connection_to(row, means.ledger, means.state, means.clock)) as several:
-        return read_status(several, RemoteRun(row.run_id))
+        yield several
 
 
 def resolve(row: RunRow, status: RunStatus, transport: Transport, ledger: Ledger) -> RunRow:

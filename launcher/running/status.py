@@ -95,6 +95,12 @@ class NodesStatus(RunStatus):
         """Those that do not answer, or of whose part nothing lives and nothing says how it ended."""
         return tuple(name for name, phase in self.nodes if phase in ("silent", Phase.LOST.value))
 
+    @property
+    def is_in_part(self) -> bool:
+        """One node has begun, and another that answers has not: whoever started them did not come to its end."""
+        phases = {phase for _, phase in self.nodes} - {"silent"}
+        return Phase.ABSENT.value in phases and len(phases) > 1
+
 
 def read_status(transport: Transport, run: RemoteRun) -> RunStatus:
     """What the host says now; of several nodes, what those say that answer. Raises Unreachable or HostRefused where

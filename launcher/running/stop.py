@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from launcher.books.ledger import RunRow, RunState
 from launcher.commands import runs as commands
 from launcher.errors import RunFailed, Unreachable
 from launcher.paths import RemoteRun
-from launcher.remote.several import Several
+from launcher.remote.several import Several, machines
 from launcher.remote.together import each
 from launcher.remote.transport import Transport
-from launcher.running.status import RunStatus, status_of, status_of_nodes
+from launcher.running.status import NodesStatus, Phase, RunStatus, status_of, status_of_nodes
 
 GRACE_SECONDS = 300
 """A step may take a minute, a large checkpoint another two. Ends as soon as the run does."""
+START_GRACE_SECONDS = 10
+"""What nodes that did start get to end, when one did not: they have nothing to save yet."""
 _KILL_SECONDS = 60.0
 """What killing, and proving it, may take after that."""
 _SURVIVORS = 70
@@ -49,3 +52,20 @@ def _stop_nodes(several: Several, run: RemoteRun, grace_seconds: int) -> RunStat
             hint=f"gptops stop {run.run_id}",
         )
     return status
+
+
+def settled(row: RunRow, status: RunStatus, there: Transport) -> RunStatus:
+    """The status of a run whose start may have been cut off; one that began on some of its nodes alone has never been.
+
+    It would wait for the others, and fail after minutes that bill.
+    """
+    if row.state is RunState.PREPARING and isinstance(status, NodesStatus) and status.is_in_part:
+        end_start(there, RemoteRun(row.run_id))
+        return RunStatus(Phase.ABSENT)
+    return status
+
+
+def end_start(there: Transport, run: RemoteRun) -> None:
+    """End what has started of a run on several nodes; one that cannot be told gives up by itself, alone as it is."""
+    nodes = machines(there)
+    each([node.host.name for node in nodes], lambda node: stop_run(nodes[node], run, grace_seconds=START_GRACE_SECONDS))
