@@ -42,6 +42,7 @@ _SIGHTS = {
     Status.PREEMPTED: Sight.PREEMPTED,
     Status.SILENT: Sight.SILENT,
 }
+_LOST = (Sight.BROKEN, Sight.PREEMPTED)
 
 
 @dataclass
@@ -49,7 +50,8 @@ class Looking:
     """What is remembered from one look to the next."""
 
     outside: Outside
-    row: InstanceRow
+    rows: tuple[InstanceRow, ...]
+    """The machines of the run, node 0's first. A job on several may go on on one, and not on the errand's first."""
     watched: Watched
     transport: Transport | None = None
     host: Host | None = None
@@ -58,6 +60,11 @@ class Looking:
     """Transfers that did not verify, by the manifest's hash."""
     spoiled: str = ""
     told: set[str] = field(default_factory=set)
+
+    @property
+    def row(self) -> InstanceRow:
+        """Node 0's."""
+        return self.rows[0]
 
     def look(self, errand: Errand) -> Facts:
         """Everything that can be known now."""
@@ -101,18 +108,27 @@ class Looking:
 
     def _seen(self) -> Facts:
         try:
-            instance = self.outside.instance(self.row)
+            instance = self._instance()
         except ProviderError as error:
             self._tell(error)
             return replace(self._asked(), sight=Sight.UNKNOWN, detail=error.why)
         if instance is None:
             return Facts(sight=Sight.GONE)
         sight = _SIGHTS[instance.status]
-        note_price(self.row, instance, self.outside.ledger)
-        if sight in (Sight.BROKEN, Sight.PREEMPTED):
+        if sight in _LOST:
             return Facts(sight=sight, detail=instance.detail)
         self._follow(instance)
         return replace(self._asked(), sight=sight, detail=instance.detail)
+
+    def _instance(self) -> Instance | None:
+        """The machine as its provider sees it; of several, the first that is not lost: it goes on on the rest."""
+        there = []
+        for row in self.rows:
+            instance = self.outside.instance(row)
+            if instance is not None:
+                note_price(row, instance, self.outside.ledger)
+                there.append(instance)
+        return next((each for each in there if _SIGHTS[each.status] not in _LOST), there[0] if there else None)
 
     def _follow(self, instance: Instance) -> None:
         """Keep the connection, or make one to where the machine is now."""
@@ -210,7 +226,7 @@ class Looking:
 
 
 @contextmanager
-def looking(errand: Errand, row: InstanceRow, outside: Outside) -> Iterator[Looking]:
+def looking(errand: Errand, outside: Outside) -> Iterator[Looking]:
     """For the time of the block; holds the run's lock. Raises Busy where somebody else works on it."""
     run = outside.ledger.run(errand.run_id)
     with watching(
@@ -222,7 +238,7 @@ def looking(errand: Errand, row: InstanceRow, outside: Outside) -> Iterator[Look
         what=f"gptops run {errand.errand_id}",
         may_go_on=True,
     ) as watched:
-        look = Looking(outside, row, watched)
+        look = Looking(outside, tuple(map(outside.ledger.instance, outside.ledger.machines(run))), watched)
         try:
             yield look
         finally:

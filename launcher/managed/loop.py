@@ -91,7 +91,7 @@ def train(errand: Errand, outside: Outside) -> Errand:
     """The run that is meant: found, started again, or begun from the newest checkpoint at home."""
 
     def begin(row: InstanceRow) -> Errand:
-        with closing(outside.reached(row)) as transport:
+        with closing(machines.reached(row, outside)) as transport:
             status = training.begun(errand, row, outside, transport)
             if status is not None and (status.alive or status.attempt >= errand.attempt):
                 return errand.now(step=Step.WATCH)
@@ -111,10 +111,10 @@ def train(errand: Errand, outside: Outside) -> Errand:
 def watch(errand: Errand, outside: Outside) -> Errand:
     """Look, bring home, decide; until something else than waiting is to be done."""
     try:
-        row = outside.machine(errand)
+        outside.machine(errand)
     except Stopped as error:
         return turns.failed(errand, outside, error)
-    with looking(errand, row, outside) as look:
+    with looking(errand, outside) as look:
         while True:
             facts = look.look(errand)
             decision = verdict(facts)

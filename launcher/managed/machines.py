@@ -81,6 +81,12 @@ def fits(row: InstanceRow, job: JobSpec) -> bool:
     return row.provider == job.provider and row.gpus >= wanted.gpus and (model or not wanted.gpus) and job.host is None
 
 
+def are_all_there_is(errand: Errand, outside: Outside) -> bool:
+    """Whether no market has others: a group of jobs.yaml is these machines, and ending them would only forget them."""
+    row = outside.ledger.instance(errand.label) if errand.label else None
+    return row is not None and row.provider == "ssh" and bool(row.group_name)
+
+
 def look_over(row: InstanceRow, outside: Outside) -> None:
     """`test-remote`. Raises PreflightFailed where the machine would waste money."""
     with closing(outside.reached(row)) as transport:
@@ -88,6 +94,17 @@ def look_over(row: InstanceRow, outside: Outside) -> None:
         if failed:
             why = "; ".join(f"{check.name}: {check.found}" for check in failed)
             raise PreflightFailed(f"`{row.name}` fails {len(failed)} checks", why=why, hint=failed[0].todo)
+
+
+def reached(row: InstanceRow, outside: Outside) -> Transport:
+    """To the machine; where it is lost, to the next of its group, which can do without it. Raises NotFound."""
+    others = [each for each in outside.ledger.group(row.group_name) if each.label != row.label]
+    for other in others:
+        try:
+            return outside.reached(row)
+        except NotFound:
+            row = other
+    return outside.reached(row)
 
 
 def guard(row: InstanceRow, errand: Errand, outside: Outside, transport: Transport) -> None:

@@ -9,7 +9,7 @@ from launcher.clock import Clock
 from launcher.commands import hosts as commands
 from launcher.errors import GptopsError, NotFound, Unreachable, UsageError
 from launcher.paths import StatePaths
-from launcher.remote.reach import transport_to
+from launcher.remote.reach import transport_if_there
 from launcher.remote.together import each
 from launcher.remote.transport import Transport
 
@@ -18,8 +18,8 @@ ANSWER_SECONDS = 20.0
 
 
 def open_group(ledger: Ledger, name: str | None) -> list[InstanceRow]:
-    """The open machines of the group called `name`, or of the only group that is open."""
-    rows = [row for row in ledger.instances(InstanceState.OPEN) if row.group_name]
+    """The open machines of the group called `name`, or of the only group that is open; by their names."""
+    rows = sorted((row for row in ledger.instances(InstanceState.OPEN) if row.group_name), key=lambda row: row.name)
     groups = list(dict.fromkeys(row.group_name for row in rows))
     fitting = [group for group in groups if name in (None, group)]
     if len(fitting) > 1:
@@ -49,7 +49,7 @@ def choose_nodes(
             why=f"open: {have}",
             hint=_with_fewer(job, rows) if rows else f"gptops up --job {job} --nodes {count}",
         )
-    transports: list[Transport] = [transport_to(row, state, clock) for row in rows]
+    transports = [transport_if_there(row, state, clock) for row in rows]
     answering, silent = _asked(rows, transports)
     chosen = answering[:count] if len(answering) >= count else []
     for row, transport in zip(rows, transports, strict=True):
@@ -71,7 +71,7 @@ def most_nodes(rows: Sequence[InstanceRow], count: int, state: StatePaths, clock
 
     Raises Unreachable where none answers.
     """
-    transports: list[Transport] = [transport_to(row, state, clock) for row in rows]
+    transports = [transport_if_there(row, state, clock) for row in rows]
     answering, silent = _asked(rows, transports)
     for transport in transports:
         transport.close()

@@ -8,7 +8,10 @@ from launcher.errors import NotFound
 from launcher.paths import StatePaths
 from launcher.providers.base import Instance
 from launcher.providers.by_name import open_provider
+from launcher.remote.host import Host
+from launcher.remote.several import Gone
 from launcher.remote.ssh import SshTransport, host_of
+from launcher.remote.transport import Transport
 
 
 def instance_of(row: InstanceRow, state: StatePaths) -> Instance:
@@ -27,3 +30,16 @@ def transport_to(row: InstanceRow, state: StatePaths, clock: Clock) -> SshTransp
     """A transport to an open host; it connects at the first command. The caller closes it."""
     host = host_of(row, instance_of(row, state), state)
     return SshTransport(host, clock, control_sockets=state.control_sockets)
+
+
+def transport_if_there(row: InstanceRow, state: StatePaths, clock: Clock) -> Transport:
+    """The same to one of several; one that does not exist any more never answers, and is no error."""
+    try:
+        return transport_to(row, state, clock)
+    except NotFound:
+        return gone(row, state)
+
+
+def gone(row: InstanceRow, state: StatePaths) -> Transport:
+    """What stands for a machine that is not there any more."""
+    return Gone(Host(row.name, (), state.private_key, state.known_hosts(row.name)))

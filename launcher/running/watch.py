@@ -8,7 +8,7 @@ to bring home. Who may delete what is sync.py's; this module decides when.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from launcher.remote.several import machines
 from launcher.remote.together import each
 from launcher.remote.transport import Transport
 from launcher.running.logs import pull_log
-from launcher.running.metrics_copy import pull_metrics
-from launcher.running.status import Phase, RunStatus, read_status
+from launcher.running.metrics_copy import pull_longer_metrics, pull_metrics
+from launcher.running.status import NodesStatus, Phase, RunStatus, read_status
 from launcher.running.stop import stop_run
 from trainer.manifest import step_name
 
@@ -117,13 +117,15 @@ def tick(watched: Watched, transport: Transport, known_bad: frozenset[str] = fro
 def bring_home(
     watched: Watched, transport: Transport, status: RunStatus, known_bad: frozenset[str] = frozenset()
 ) -> SyncPass:
-    """Everything that is new since the last look. `status` was read right before; what has ended is recorded."""
+    """Everything that is new since the last look. `status` was read right before; what has ended is recorded.
+
+    Raises Unreachable where the host, or node 0, does not answer; what the other nodes have whole is at home then.
+    """
+    if isinstance(status, NodesStatus) and status.is_over and (transport.host.name, "silent") in status.nodes:
+        _bring_home_from_the_rest(watched, transport, known_bad)
     if status.phase is not Phase.ABSENT:
         pull_log(transport, watched.remote, watched.local, watched.talk.notice)
-    puller = Puller(
-        transport, watched.remote.checkpoints, watched.local, watched.clock, watched.talk.progress, watched.lock
-    )
-    sync = Sync(watched.run.run_id, puller, watched.ledger, watched.policy, lambda pulled: _came(watched, pulled))
+    sync = _sync(watched, transport)
     # A run that is lost may be started again where it was: only an end that is written down frees the newest ones.
     has_ended = status.phase is Phase.ENDED and not watched.may_go_on
     synced = sync_once(
@@ -133,6 +135,24 @@ def bring_home(
         watched.ledger.mark_run(watched.run.run_id, RunState.ENDED, exit_code=status.exit_code)
     _visit(watched, transport, synced)
     return synced
+
+
+def _sync(watched: Watched, transport: Transport) -> Sync:
+    puller = Puller(
+        transport, watched.remote.checkpoints, watched.local, watched.clock, watched.talk.progress, watched.lock
+    )
+    return Sync(watched.run.run_id, puller, watched.ledger, watched.policy, lambda pulled: _came(watched, pulled))
+
+
+def _bring_home_from_the_rest(watched: Watched, transport: Transport, known_bad: frozenset[str]) -> None:
+    """Without node 0, which keeps log and metrics: nodes that share a disk with it have everything that it had."""
+
+    def measured() -> None:
+        for node in machines(transport):
+            with suppress(Unreachable):
+                pull_longer_metrics(node, watched.remote, watched.local)
+
+    sync_once(_sync(watched, transport), has_ended=False, known_bad=known_bad, when_listed=measured)
 
 
 def look_once(watched: Watched, connect: Callable[[], Transport]) -> Tick:
