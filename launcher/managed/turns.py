@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 
-from launcher.errors import GptopsError
+from launcher.errors import GptopsError, Unreachable
 from launcher.managed import machines, telling, training
 from launcher.managed.errand import Ending, Errand, Step
 from launcher.managed.outside import Outside
 from launcher.managed.verdict import Action, Decision, Facts
+from trainer.manifest import step_name
 
 
 def turn(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
@@ -41,8 +44,10 @@ def begun_again(errand: Errand, outside: Outside, decision: Decision, facts: Fac
     return errand.now(step=Step.TRAIN, run_id="", restarts=errand.restarts + 1, crash=decision.crash)
 
 
-def moved(errand: Errand, outside: Outside, decision: Decision, facts: Facts | None = None) -> Errand:
-    """Give the machine up, and go on elsewhere."""
+def moved(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
+    """Give the machine up, and go on elsewhere. Raises where there is nowhere else."""
+    if machines.are_all_there_is(errand, outside):
+        return held(errand, outside, replace(decision, error=_nowhere(errand, outside, decision)), facts)
     if decision.bad_machine:
         machines.give_up(outside.ledger.instance(errand.label), decision.why, outside)
     telling.moving(errand, outside, decision.why)
@@ -54,6 +59,19 @@ def moved(errand: Errand, outside: Outside, decision: Decision, facts: Facts | N
         moves=errand.moves + 1,
         fruitless=0 if newest > errand.newest_step else errand.fruitless + 1,
         newest_step=max(newest, errand.newest_step),
+    )
+
+
+def _nowhere(errand: Errand, outside: Outside, decision: Decision) -> GptopsError:
+    """About machines of one's own: what is wrong with them, or that none is left."""
+    if decision.error is not None and not isinstance(decision.error, Unreachable):
+        return decision.error
+    newest = training.newest_step(errand, outside)
+    home = f"the newest checkpoint at home is `{step_name(newest)}`" if newest >= 0 else "no checkpoint is at home"
+    return Unreachable(
+        f"no machine of `{outside.machine(errand).group_name}` is left, and there is none to take their place",
+        why=f"{decision.why}; {home}",
+        hint=f"gptops run {shlex.join(errand.jobs)}   # when one answers again: it goes on from there",
     )
 
 

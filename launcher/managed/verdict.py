@@ -119,7 +119,7 @@ class Decision:
     action: Action
     why: str = ""
     error: GptopsError | None = None
-    """With FAIL and with MOVE that may be the last."""
+    """With FAIL and HOLD; with MOVE where one was met."""
     bad_machine: bool = False
     """With MOVE: it was the machine's fault, and it is not taken again."""
     crash: Crash | None = None
@@ -152,7 +152,7 @@ def given_up(why: str, error: GptopsError, fruitless: int) -> Decision:
     """About a machine that cannot be used although it is there."""
     if fruitless >= FRUITLESS_MOVES:
         return Decision(Action.FAIL, why, error)
-    return Decision(Action.MOVE, why, bad_machine=True)
+    return Decision(Action.MOVE, why, error, bad_machine=True)
 
 
 def _lost_machine(facts: Facts) -> str | None:
