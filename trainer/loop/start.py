@@ -15,6 +15,7 @@ from trainer.config import RunConfig
 from trainer.console import Console
 from trainer.errors import EngineError, TrainerError
 from trainer.loop.alike import require_alike
+from trainer.loop.allocator import keep_freed_memory
 from trainer.loop.distributed import World, opened_world
 from trainer.loop.engine import Outcome, train
 from trainer.loop.signals import StopRequested, stop_request
@@ -34,6 +35,8 @@ def run_stage(name: str, config: RunConfig) -> Outcome:
     """Train the stage called `name`. Every process of the run calls this. Raises TrainerError."""
     with stop_request(), opened_world(config.train) as world:
         console = Console(world.is_first)
+        if world.device.type == "cpu":
+            keep_freed_memory()
         require_alike(config, world)
         try:
             with claimed(Path(config.out_dir), world):
