@@ -1,7 +1,7 @@
-"""Run the measurements named, or all; print one JSON object of their results.
+"""Run the measurements named, or all; print one JSON object of their results, and one table of them on stderr.
 
-Each measurement is a program of its own in this folder: a table on stderr, one
-JSON object on stdout.
+Each measurement is a program of its own in this folder: its progress and figures on stderr, one JSON object on stdout.
+One that fails, or has no data, is said and does not end the others.
 """
 
 from __future__ import annotations
@@ -14,53 +14,90 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MEASUREMENTS = (
-    "startup",
-    "install_size",
-    "pull_checkpoint",
-    "train_step",
-    "encode",
-    "input_pipeline",
-    "generate",
-    "post_training",
-    "nodes",
-)
+MEASUREMENTS = {
+    "startup": (),
+    "install_size": (),
+    "pull_checkpoint": (),
+    "train_step": (),
+    "time_to_loss": ("$GPTOPS_BENCH_TEXT",),
+    "encode": (),
+    "input_pipeline": (),
+    "generate": ("--rounds", "4"),
+    "post_training": ("--rounds", "2"),
+    "nodes": (),
+}
+"""With their arguments, fewer rounds than they take by themselves where they would take long."""
 
-LIMIT_SECONDS = 1800
-"""Of one measurement; on a quiet machine none takes five minutes."""
+LIMIT_SECONDS = 900
+"""Of one measurement; on a quiet machine none takes six minutes."""
 
 
 def main() -> None:
     names = sys.argv[1:] or list(MEASUREMENTS)
     if unknown := [name for name in names if name not in MEASUREMENTS]:
         sys.exit(f"error: no measurement {', '.join(unknown)}\nhint:  choose from {', '.join(MEASUREMENTS)}")
-    results: dict[str, object] = {"machine": platform.platform(), "python": platform.python_version()}
-    for name in names:
-        print(f"── {name}", file=sys.stderr, flush=True)
+    results: dict[str, object] = {}
+    for number, name in enumerate(names, start=1):
+        _say(f"── {name} ({number} of {len(names)})")
+        began = time.monotonic()
         results[name] = measured(name)
-    print(json.dumps(results, indent=2))
+        _say(f"   {name}: {time.monotonic() - began:.0f} s")
+    _say("── all")
+    for line in table(results):
+        _say(line)
+    print(json.dumps({"machine": platform.platform(), "python": platform.python_version(), **results}, indent=2))
     sys.exit(any(isinstance(result, dict) and "failed" in result for result in results.values()))
 
 
 def measured(name: str) -> object:
-    """What one prints; how it failed where it did, or that it took too long."""
-    argv = [sys.executable, str(HERE / f"{name}.py")]
+    """What one prints; why it was left out, or how it failed."""
+    arguments = [os.environ.get(word[1:], "") if word.startswith("$") else word for word in MEASUREMENTS[name]]
+    if "" in arguments:
+        return {"left_out": f"{MEASUREMENTS[name][arguments.index('')][1:]} is not set"}
+    argv = [sys.executable, str(HERE / f"{name}.py"), *arguments]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    began = time.monotonic()
     try:
         printed, _ = process.communicate(timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
-        print(f"error: {name} took longer than {LIMIT_SECONDS} s", file=sys.stderr)
-        return {"failed": "timeout"}
+        return {"failed": f"it took longer than {LIMIT_SECONDS} s"}
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # and whatever it started
         process.wait()
-    print(f"   {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return json.loads(printed) if process.returncode == 0 else {"failed": process.returncode}
+    if process.returncode:
+        return {"failed": f"exit code {process.returncode}"}
+    try:
+        return json.loads(printed)
+    except ValueError:
+        return {"failed": "it printed no JSON"}
+
+
+def table(results: dict[str, object]) -> list[str]:
+    """A line for each ratio; of a measurement without one, for each figure."""
+    rows = []
+    for name, result in results.items():
+        figures = list(leaves(result))
+        ratios = [(path, value) for path, value in figures if "ratio" in path or path.endswith(("failed", "left_out"))]
+        rows += [(name, path, value) for path, value in ratios or figures]
+    width = max((len(path) for _, path, _ in rows), default=0)
+    return [f"{name:<16} {path:<{width}}  {value}" for name, path, value in rows]
+
+
+def leaves(result: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Every figure with the names that lead to it."""
+    if isinstance(result, dict):
+        for name, part in result.items():
+            yield from leaves(part, f"{path} {name}".strip())
+    elif result != []:
+        yield path, ", ".join(result) if isinstance(result, list) else result
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ step, or the most memory in MB. The first side of a round changes each time, so 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,47 +35,70 @@ def start(argv: Sequence[str], threads: int, *paths: str) -> subprocess.Popen[st
     return subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+class Failed(Exception):
+    """A measured process that will not answer any more, in words."""
+
+
 def in_turn(
-    sides: Mapping[str, subprocess.Popen[str]], *, warm_up: int, rounds: int, steps: int
+    sides: Mapping[str, subprocess.Popen[str]], *, warm_up: int, rounds: int, steps: int, peers: Collection[str] = ()
 ) -> dict[str, list[float]]:
-    """Seconds of each step of each side; `steps` of them are a turn."""
+    """Seconds of each step of each side; `steps` of them are a turn.
+
+    One of `peers` that fails is said and left out, the others go on without it; any other side ends the program.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for name, process in sides.items():
-        _ask(process, str(warm_up))
-        tell(f"{name} is warm")
+
+    def turn(name: str, steps: int) -> list[float]:
+        try:
+            return [float(second) for second in _ask(sides[name], str(steps))]
+        except Failed as failed:
+            if name not in peers:
+                sys.exit(f"error: {name}: {failed}")
+            print(f"{name} is left out: {failed}", file=sys.stderr, flush=True)
+            del seconds[name]
+            return []
+
+    for name in sides:
+        tell(f"{name} warms up")
+        turn(name, warm_up)
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}")
-        for name in list(sides) if number % 2 == 0 else list(sides)[::-1]:
-            seconds[name] += [float(second) for second in _ask(sides[name], str(steps))]
+        for name in list(seconds) if number % 2 == 0 else list(seconds)[::-1]:
+            if taken := turn(name, steps):
+                seconds[name] += taken
+    tell("")
     return seconds
 
 
 def finish(process: subprocess.Popen[str]) -> float:
     """Peak memory of one side in MB; its process ends."""
-    (peak_mb,) = _ask(process, "peak")
+    try:
+        (peak_mb,) = _ask(process, "peak")
+    except Failed as failed:
+        sys.exit(f"error: {failed}")
     process.communicate(timeout=60)
     return float(peak_mb)
 
 
 def tell(words: str) -> None:
-    """Progress on stderr: of a terminal one line, the last."""
+    """Progress on stderr: of a terminal one line, the last, which no words end."""
     ends = ("\r\x1b[K", "\r") if sys.stderr.isatty() else ("", "\n")
-    print(f"{ends[0]}{words}", end=ends[1], file=sys.stderr, flush=True)
+    if words or sys.stderr.isatty():
+        print(f"{ends[0]}{words}", end=ends[1], file=sys.stderr, flush=True)
 
 
 def _ask(process: subprocess.Popen[str], words: str) -> list[Any]:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(words + "\n")
-    process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # it is dead: read below
+        process.stdin.write(words + "\n")
+        process.stdin.flush()
     if not select.select([process.stdout], [], [], ANSWER_SECONDS)[0]:
         process.kill()  # the others end when they find nobody to listen to
-        sys.exit(
-            f"error: a measured process said nothing for {ANSWER_SECONDS} s; take fewer threads than cores are free"
-        )
+        raise Failed(f"it said nothing for {ANSWER_SECONDS} s; take fewer threads than cores are free")
     answer = process.stdout.readline()
     if not answer:
-        sys.exit(f"error: a measured process died; exit code {process.wait(timeout=60)}")
+        raise Failed(f"it died with exit code {process.wait(timeout=60)}")
     return list(json.loads(answer))
 
 
