@@ -143,10 +143,19 @@ def test_after_a_training_of_many_a_signal_cannot_change_the_exit_code() -> None
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_model_trains_the_same_and_its_checkpoint_does_not_show_it(tmp_path: Path) -> None:
+def test_a_compiled_model_that_recomputes_its_blocks_trains_the_same_and_its_checkpoint_shows_neither(
+    tmp_path: Path,
+) -> None:
     looking = ("sample.every_steps=3", "sample.max_tokens=3", "eval.every_steps=3")
-    compiled = ("train.compile=true", "train.max_steps=3", "model.dropout=0", "model.n_layers=1", *looking)
-    code, out, err = run_trainer(tmp_path / "compiled", *compiled)
+    small = ("train.max_steps=3", "model.dropout=0", "model.n_layers=1")
+    both = ("train.compile=true", "train.activation_checkpointing=true")
+    code, out, err = run_trainer(tmp_path / "compiled", *both, *small, *looking)
     assert code == 0, out + err
-    train_tiny(tmp_path / "plain", "train.max_steps=3", "model.dropout=0", "model.n_layers=1")
+    train_tiny(tmp_path / "plain", *small, "eval.every_steps=3")
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
     assert largest_difference(weights(tmp_path / "compiled", 3), weights(tmp_path / "plain", 3)) < 1e-5
+
+
+def losses(out_dir: Path) -> list[float]:
+    """Of training and validation, in the order they were logged."""
+    return [row[name] for row in rows(out_dir) for name in ("loss", "val_loss") if name in row]
