@@ -56,6 +56,7 @@ class Instances(LedgerFile):
         disk_per_hour: float | None = None,
         address: str | None = None,
         machine_id: str | None = None,
+        inside: str | None = None,
         closed_at: float | None = None,
     ) -> InstanceRow:
         """Move an instance on, and note what has become known. None leaves a value as it is.
@@ -67,6 +68,7 @@ class Instances(LedgerFile):
             "instance_id": instance_id,
             "address": address,
             "machine_id": machine_id,
+            "inside": inside,
             "closed_at": (closed_at or self._clock.now()) if state is InstanceState.CLOSED else None,
         }
         with self._transaction():

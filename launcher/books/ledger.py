@@ -10,6 +10,7 @@ from __future__ import annotations
 from launcher.books.bad_machines import BadMachines
 from launcher.books.errands import Errands
 from launcher.books.instances import Instances
+from launcher.books.networks import NetworkBook
 from launcher.books.rows import (
     BadMachineRow,
     CheckpointRow,
@@ -18,6 +19,7 @@ from launcher.books.rows import (
     ErrandState,
     InstanceRow,
     InstanceState,
+    NetworkRow,
     NodeRow,
     PriceRow,
     RunRow,
@@ -28,7 +30,7 @@ from launcher.books.runs import Runs
 from launcher.books.transfers import Transfers
 
 
-class Ledger(Instances, Runs, Transfers, BadMachines, Errands):
+class Ledger(Instances, NetworkBook, Runs, Transfers, BadMachines, Errands):
     """The open ledger. Every method is one transaction, on the disk when it returns."""
 
 
@@ -41,6 +43,7 @@ __all__ = [
     "InstanceRow",
     "InstanceState",
     "Ledger",
+    "NetworkRow",
     "NodeRow",
     "PriceRow",
     "RunRow",

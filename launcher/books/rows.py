@@ -76,6 +76,26 @@ class InstanceRow:
 
 
 @dataclass(frozen=True)
+class NetworkRow:
+    """The private network of a rented group. While it is `intended`, the group is not whole yet, whatever its machines
+    are; it is `open` when all of them are ready."""
+
+    label: str
+    """`gptops:<project>:<uuid>`; its name at the provider is made of it (launcher.providers.networks)."""
+    group_name: str
+    """Its machines': unique among those not closed."""
+    provider: str
+    project: str
+    cluster_id: str
+    """The physical cluster it lies on."""
+    state: InstanceState
+    network_id: str | None
+    """The provider's id; None until it was seen."""
+    created_at: float
+    closed_at: float | None
+
+
+@dataclass(frozen=True)
 class RunRow:
     """One execution of a job."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SCHEMA = """
 CREATE TABLE instances (
@@ -92,6 +92,20 @@ CREATE TABLE run_nodes (
   instance_label TEXT NOT NULL,
   PRIMARY KEY (run_id, node)
 );
+""",
+    4: """
+CREATE TABLE networks (
+  label TEXT PRIMARY KEY,
+  group_name TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  project TEXT NOT NULL,
+  cluster_id TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('intended', 'open', 'closing', 'closed')),
+  network_id TEXT,
+  created_at REAL NOT NULL,
+  closed_at REAL
+);
+CREATE UNIQUE INDEX one_open_network_a_group ON networks (group_name) WHERE state != 'closed';
 """,
 }
 """What each version adds to the one before it. A new ledger is made at version 1 and goes the same way."""

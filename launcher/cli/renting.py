@@ -18,8 +18,10 @@ from launcher.errors import ExitCode
 if TYPE_CHECKING:
     from launcher.books.ledger import InstanceRow
     from launcher.clock import Clock
+    from launcher.hosts.opening import Guard
     from launcher.hosts.planning import HostPlan
     from launcher.hosts.setup import SetupInputs
+    from launcher.nodes.market import ClusterRequest
     from launcher.nodes.request import GroupRequest
     from launcher.paths import StatePaths
     from launcher.providers.base import Provider
@@ -82,7 +84,7 @@ def offers(
     spot: Spot = None,
     bid: Bid = None,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Machines that train together: no market gives them; says what does.")
+        int | None, typer.Option(min=1, help="Machines that train together, of one cluster: each line is all of them.")
     ] = None,
     sort: Annotated[str, typer.Option(help="cost, price, reliability or bandwidth.")] = "cost",
     everything: Annotated[
@@ -122,6 +124,7 @@ def offers(
         "gptops up --host root@gpubox:22 --gpus 2",
         "gptops up --job pretrain --dry-run",
         "gptops up --nodes 2 --host pair --gpus 8",
+        "gptops up --nodes 2 --provider vast --gpus 8 --gpu H100",
         "gptops up --provider vast --gpus 8 --gpu H100 --max-price 20 --yes",
         "gptops up --provider vast --gpu 'RTX 4090' --spot --bid 0.25",
         "gptops up --json",
@@ -150,7 +153,12 @@ def up(
     spot: Spot = None,
     bid: Bid = None,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Machines that train together: so many of the group that --host names.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Machines that train together: of the group that --host names, or rented, of one cluster of a market; "
+            "every other wish is then for each of them.",
+        ),
     ] = None,
     offer: Annotated[str | None, typer.Option(help="This offer of `gptops offers`, and no other.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call it here.")] = None,
@@ -179,8 +187,12 @@ def up(
         provider, host, gpus, gpu, max_price, job, disk, min_reliability, tuple(region or ()), kind, bid, offer
     )
     if nodes != 1 and (host or job or nodes):
-        from launcher.nodes.request import group_request  # late: pydantic and yaml, where a group may be meant
+        from launcher.nodes.market import cluster_request  # late: pydantic and yaml, where a group may be meant
+        from launcher.nodes.request import group_request
 
+        wanted = cluster_request(flags, nodes, project, name=name, deadline_seconds=60 * deadline, tries=tries)
+        if wanted is not None:
+            return _up_cluster(wanted, state, clock, yes=yes, dry_run=dry_run, as_json=as_json)
         group = group_request(flags, nodes, project)
         if group is not None:
             return _up_group(group, state, clock, dry_run=dry_run, as_json=as_json)
@@ -213,13 +225,61 @@ def _up_group(group: GroupRequest, state: StatePaths, clock: Clock, *, dry_run: 
     with Ledger(state.ledger, clock) as ledger:
         finish_leftovers(ledger, state, clock, console.say)
     rows = GroupOpener(state, clock, console.say).open(group)
-    console.say(f"{len(rows)} nodes are ready; `gptops down {group.name}` ends them")
+    return _told_group(rows, clock, as_json=as_json)
+
+
+def _up_cluster(
+    wanted: ClusterRequest, state: StatePaths, clock: Clock, *, yes: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Rent a group: like one machine, with all of them counted."""
+    from launcher.books.ledger import Ledger
+    from launcher.hosts.closing import finish_leftovers
+    from launcher.hosts.deadman import Armer
+    from launcher.nodes.cluster_renting import ClusterRenter
+    from launcher.providers.by_name import open_networks, open_provider
+    from launcher.renting.clusters import best_cluster, whole_plan
+    from launcher.renting.guarding import guard_for
+    from launcher.renting.markets import bad_machines
+
+    asked, request = wanted.asked, wanted.request
+    provider, networks = open_provider(asked.provider, state, clock=clock), open_networks(asked.provider, clock)
+    if dry_run:
+        plans = best_cluster(provider, request, bad_machines(state, clock, provider.name))
+        return _show_cluster(plans, request, as_json=as_json)
+    with Ledger(state.ledger, clock) as ledger:
+        finish_leftovers(ledger, state, clock, console.say)
+
+        def guard(own: Ledger) -> Guard:
+            return guard_for(asked, provider, Armer(own, state, clock, console.say), nodes=request.nodes)
+
+        renter = ClusterRenter(provider, networks, ledger, state, clock, console.say, guard)
+        plans = renter.plans(request)
+        _show_cluster(plans, request)
+        _agree(whole_plan(plans), renter.renter, request, yes=yes)
+        rows = renter.rent(request, wanted.setup, first=plans)
+    return _told_group(rows, clock, as_json=as_json)
+
+
+def _show_cluster(plans: tuple[HostPlan, ...], request: RentRequest, *, as_json: bool = False) -> None:
+    from launcher.renting.clusters import whole_plan
+    from launcher.renting.ranking import forecast
+
+    whole, work = whole_plan(plans), request.order.work
+    _show_plan(whole, request)
+    for plan in plans:
+        console.say(f"  `{plan.name}`: offer {plan.offer.offer_id}, {plan.cost}")
+    if as_json:
+        told = plan_json(whole, forecast(whole.offer, work) if work else None)
+        console.emit_json({**told, "nodes": [plan_json(plan) for plan in plans]})
+
+
+def _told_group(rows: list[InstanceRow], clock: Clock, *, as_json: bool) -> None:
+    console.say(f"{len(rows)} nodes are ready; `gptops down {rows[0].group_name}` ends them")
     if as_json:
         console.emit_json([host_json(row, [], clock.now()) for row in rows])
     else:
         for row in rows:
             console.emit(row.name)
-    return None
 
 
 def _opened(

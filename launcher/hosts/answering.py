@@ -6,6 +6,7 @@ machine that is not what was asked for, or that its provider gives up, ends the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from launcher.books.audit import audit
@@ -55,6 +56,8 @@ class Waiting:
     row: InstanceRow
     patience_seconds: float
     connect: Connect
+    check: Callable[[], None] | None = None
+    """Raises where nobody wants the machine any more."""
     _seen: str = field(default="nothing seen of it yet", init=False)
     _was_there: bool = field(default=False, init=False)
     _silent_since: float | None = field(default=None, init=False)
@@ -82,6 +85,8 @@ class Waiting:
                     why=self._seen,
                     hint="gptops up, perhaps at another --provider; it is ended, nothing bills",
                 )
+            if self.check is not None:
+                self.check()
             self.steps.seen(self._seen)
             self.clock.sleep(pause if self._refused_since is None else REFUSED_PAUSE_SECONDS)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -27,6 +27,7 @@ from launcher.errors import (
     RateLimited,
     StillOpen,
 )
+from launcher.hosts.networks import close_empty_networks, close_network_of, is_half_open
 from launcher.lock import hold
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider
@@ -48,7 +49,8 @@ SETTLE_SECONDS = 15.0
 def end_instance(row: InstanceRow, provider: Provider, ledger: Ledger, state: StatePaths, clock: Clock) -> InstanceRow:
     """Destroy whatever bears the row's label, prove it gone, and close the row. Already gone is success.
 
-    Raises StillOpen, or KeyRefused, naming the id, the price and the provider's own page, where that failed.
+    The last machine of a rented group takes the group's private network with it. Raises StillOpen, or KeyRefused,
+    naming the id, the price and the provider's own page, where that failed.
     """
     ledger.mark_instance(row.label, InstanceState.CLOSING)
     crashpoint("down:closing")
@@ -66,6 +68,8 @@ def end_instance(row: InstanceRow, provider: Provider, ledger: Ledger, state: St
         row.label, InstanceState.CLOSED, instance_id=row.instance_id or seen, closed_at=_end_of(row, clock, bool(ids))
     )
     audit(state.audit_log, clock, "closed", name=row.name, provider=row.provider, label=row.label)
+    crashpoint("down:closed")
+    close_network_of(closed, ledger, state, clock)
     return closed
 
 
@@ -160,7 +164,7 @@ def _forget(row: InstanceRow, state: StatePaths) -> None:
 
 def finish_leftovers(ledger: Ledger, state: StatePaths, clock: Clock, say: Callable[[str], None]) -> None:
     """End what a killed gptops left half opened or half closed. A living one's lock says: hands off."""
-    for row in ledger.instances(InstanceState.INTENDED, InstanceState.CLOSING):
+    for row in [row for row in ledger.instances() if _is_leftover(row, ledger)]:
         try:
             with hold(state.host_lock(row.name), "ending what an interrupted gptops left", clock):
                 _finish(row, ledger, state, clock, say)
@@ -168,10 +172,18 @@ def finish_leftovers(ledger: Ledger, state: StatePaths, clock: Clock, say: Calla
             continue
         except GptopsError as error:
             say(f"`{row.name}` may still be open: {error.what} ({error.why}); end it: gptops down {row.name} --discard")
+    try:
+        close_empty_networks(ledger, state, clock, say)
+    except GptopsError as error:
+        say(f"{error.what} ({error.why}): {error.hint}")
+
+
+def _is_leftover(row: InstanceRow, ledger: Ledger) -> bool:
+    return row.state is not InstanceState.OPEN or is_half_open(row, ledger)
 
 
 def _finish(row: InstanceRow, ledger: Ledger, state: StatePaths, clock: Clock, say: Callable[[str], None]) -> None:
     now = ledger.instance(row.label)
-    if now.state in (InstanceState.INTENDED, InstanceState.CLOSING):
+    if now.state is not InstanceState.CLOSED and _is_leftover(now, ledger):
         end_instance(now, open_provider(now.provider, state, clock=clock), ledger, state, clock)
         say(f"ended `{now.name}`, which an interrupted gptops had left {row.state.value}")

@@ -28,7 +28,7 @@ def create_or_adopt(
 
     `named` is told every id that is ours, the ids in errors too, before anything else happens.
     """
-    request = CreateRequest(plan.label, plan.image, plan.wanted.disk_gib, public_key, plan.bid)
+    request = CreateRequest(plan.label, plan.image, plan.wanted.disk_gib, public_key, plan.bid, plan.network)
     try:
         instance = provider.create(plan.offer, request)
     except (MayHaveCreated, ProviderDown) as error:

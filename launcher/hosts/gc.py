@@ -11,16 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from launcher.books.audit import audit
-from launcher.books.ledger import InstanceRow, InstanceState, Ledger
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger, NetworkRow
 from launcher.clock import Clock
 from launcher.crash import crashpoint
 from launcher.errors import Busy, GptopsError, StillOpen
 from launcher.hosts.closing import bills_on, by_hand_at, end_instance, make_absent
 from launcher.hosts.metering import note_price
+from launcher.hosts.networks import close_network, is_half_open
 from launcher.lock import hold
 from launcher.paths import StatePaths
 from launcher.providers.api_keys import NoKey
 from launcher.providers.base import Instance, Provider
+from launcher.providers.by_name import open_networks
+from launcher.providers.networks import PREFIX, network_name
 
 LABELS = "gptops:"
 """What every label of ours begins with."""
@@ -38,6 +41,8 @@ class Found:
     price_per_hour: float
     why: str
     row: InstanceRow | None = None
+    network: NetworkRow | None = None
+    """It is no machine, but the private network of a group, and holds none."""
 
 
 @dataclass
@@ -86,6 +91,7 @@ class Collector:
             open_there = [row for row in self.ledger.instances() if row.provider == name]
             try:
                 self._survey_one(self.open_provider(name), found)
+                self._survey_networks(name, found)
             except GptopsError as error:
                 if isinstance(error, NoKey) and not open_there:
                     self.say(f"`{name}` was not asked: {error.what}")
@@ -118,11 +124,26 @@ class Collector:
             if instance.instance_id not in explained:
                 found.unknown.append(_stranger(provider, instance))
 
+    def _survey_networks(self, provider: str, found: Survey) -> None:
+        """Those without machines. Not asked for where none was ever made: the key may not be allowed to."""
+        rows = [row for row in self.ledger.networks(*InstanceState) if row.provider == provider]
+        if not rows:
+            return
+        there = {network.name for network in open_networks(provider, self.clock).named(PREFIX)}
+        for row in rows:
+            if row.state is InstanceState.CLOSED:
+                if network_name(row.label) in there:
+                    found.leaked.append(_network(row, "the ledger has it closed"))
+            elif not self.ledger.group(row.group_name) and not self._is_busy(row.group_name):
+                found.interrupted.append(_network(row, f"a gptops left it {row.state.value}, without a machine"))
+
     def _judge(self, row: InstanceRow, provider: Provider, mine: list[Instance], found: Survey) -> None:
-        if self._is_busy(row):
+        if self._is_busy(row.name):
             found.busy.append(row)
         elif row.state is not InstanceState.OPEN:
             found.interrupted.append(_found(row, mine[0] if mine else None, f"a gptops left it {row.state.value}"))
+        elif is_half_open(row, self.ledger):
+            found.interrupted.append(_found(row, mine[0] if mine else None, "a gptops left its group half opened"))
         else:
             # A list may be behind, and a label may have been changed by hand: only a look at it is a proof.
             there = mine[0] if mine else provider.get(row.instance_id) if row.instance_id else None
@@ -132,16 +153,17 @@ class Collector:
                 note_price(row, there, self.ledger)
                 found.kept.append(self.ledger.instance(row.label))
 
-    def _is_busy(self, row: InstanceRow) -> bool:
+    def _is_busy(self, name: str) -> bool:
         try:
-            with hold(self.state.host_lock(row.name), "gptops gc", self.clock):
+            with hold(self.state.host_lock(name), "gptops gc", self.clock):
                 return False
         except Busy:
             return True
 
     def _try(self, each: Found, done: Collected, mended: list[Found]) -> None:
         try:
-            with hold(self.state.host_lock(each.row.name if each.row else "gc"), "gptops gc", self.clock):
+            name = each.row.name if each.row else each.network.group_name if each.network else "gc"
+            with hold(self.state.host_lock(name), "gptops gc", self.clock):
                 self._mend(each)
         except GptopsError as error:
             done.failed.append((each, error))
@@ -150,6 +172,10 @@ class Collector:
         crashpoint("gc:mended")
 
     def _mend(self, each: Found) -> None:
+        if each.network is not None:
+            networks = open_networks(each.provider, self.clock)
+            close_network(each.network, networks, self.ledger, self.state, self.clock)
+            return
         provider = self.open_provider(each.provider)
         row = self.ledger.instance(each.row.label) if each.row is not None else None
         if row is not None and each.row is not None and row.state is not each.row.state:
@@ -186,6 +212,11 @@ def _of(row: InstanceRow, provider: Provider, listed: list[Instance]) -> list[In
 def _found(row: InstanceRow, instance: Instance | None, why: str) -> Found:
     instance_id = instance.instance_id if instance else row.instance_id
     return Found(row.provider, row.name, row.label, instance_id, row.price_per_hour, why, row)
+
+
+def _network(row: NetworkRow, why: str) -> Found:
+    name = f"the network of {row.group_name}"
+    return Found(row.provider, name, row.label, row.network_id, 0.0, why, network=row)
 
 
 def _stranger(provider: Provider, instance: Instance) -> Found:

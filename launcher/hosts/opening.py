@@ -55,6 +55,8 @@ class Opener:
     steps: Steps | None = None
     guard: Guard | None = None
     """Sets the dead-man's switch of a machine that is open, before anything is installed there."""
+    check: Callable[[], None] | None = None
+    """Asked while a machine is waited for; raises where it is not worth waiting for any more."""
 
     def open(self, plan: HostPlan, setup: SetupInputs | None, *, patience_seconds: float | None = None) -> InstanceRow:
         """The host, ready; not set up where `setup` is None. Whatever fails, the machine is ended before the error.
@@ -65,14 +67,15 @@ class Opener:
         most = plan.offer.ready_within_seconds
         patience = most if patience_seconds is None else min(most, max(0.0, patience_seconds))
         with hold(self.state.host_lock(plan.name), f"gptops up --name {plan.name}", self.clock):
-            row = self._intended(plan)
+            row = self.intend(plan)
             try:
-                return self._opened(plan, row, setup, patience)
+                return self.made_ready(plan, self.create(plan, row), setup, patience)
             except BaseException as error:
                 self._undo(row, error)
                 raise
 
-    def _intended(self, plan: HostPlan) -> InstanceRow:
+    def intend(self, plan: HostPlan) -> InstanceRow:
+        """The intent, on the disk. The caller holds the lock of its name, from here to the end."""
         ensure_key(self.state.private_key)
         offer = plan.offer
         row = self.ledger.intend_instance(
@@ -95,18 +98,20 @@ class Opener:
         crashpoint("up:intended")
         return row
 
-    def _opened(self, plan: HostPlan, row: InstanceRow, setup: SetupInputs | None, patience: float) -> InstanceRow:
-        row = self._created(plan, row)
+    def made_ready(self, plan: HostPlan, row: InstanceRow, setup: SetupInputs | None, patience: float) -> InstanceRow:
+        """The machine that was created, open. The caller ends it where this raises."""
         waiting = Waiting(
-            self.provider, self.ledger, self.state, self.clock, self._told, plan, row, patience, self.transport_to
-        )
+            self.provider, self.ledger, self.state, self.clock, self._told, plan, row, patience, self.transport_to,
+            self.check,
+        )  # fmt: skip
         transport = waiting.until_it_answers()
         try:
-            return self._made_ready(plan, row, transport, setup)
+            return self._examined(plan, row, transport, setup)
         finally:
             transport.close()
 
-    def _created(self, plan: HostPlan, row: InstanceRow) -> InstanceRow:
+    def create(self, plan: HostPlan, row: InstanceRow) -> InstanceRow:
+        """Ask for the machine of the intent, once; its row, with its id."""
         began = self._begin("created")
         key = public_line(self.state.private_key)
 
@@ -119,7 +124,7 @@ class Opener:
         crashpoint("up:recorded")
         return self.ledger.instance(row.label)
 
-    def _made_ready(
+    def _examined(
         self, plan: HostPlan, row: InstanceRow, transport: Transport, setup: SetupInputs | None
     ) -> InstanceRow:
         if plan.wanted.gpus:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from launcher.errors import UsageError
 from launcher.providers.base import Instance, Offer, Wanted
+from launcher.providers.networks import network_name
 
 MOST_LETTERS = 40
 QUOTE_SLACK = 1.05
@@ -28,12 +29,19 @@ class HostPlan:
     """The machines it is opened with, to train together."""
     inside: str = ""
     """Where the others of its group reach it."""
+    network_label: str = ""
+    """Of the private network it is created into; "": none."""
 
     @property
     def cost(self) -> str:
         """For people."""
         price = self.offer.price_per_hour
         return f"${price:.2f} an hour, ${24 * price:.2f} a day" if price else "$0: nobody bills this machine"
+
+    @property
+    def network(self) -> str:
+        """The private network's name at the provider; "" for none."""
+        return network_name(self.network_label) if self.network_label else ""
 
     @property
     def is_rented(self) -> bool:

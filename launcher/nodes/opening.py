@@ -38,7 +38,7 @@ class GroupOpener:
         names = [plan.name for plan in request.plans]
         try:
             rows = together(names, lambda node: self._open_already(request, node) or self._open_one(request, node))
-            self._examine(rows, request.setup)
+            self.examine(rows, request.setup)
         except BaseException:
             self._give_back([plan.label for plan in request.plans])
             raise
@@ -67,8 +67,11 @@ class GroupOpener:
             provider = open_provider("ssh", self.state, clock=self.clock, hosts=request.hosts)
             return Opener(provider, ledger, self.state, self.clock, self._sayer(plan.name)).open(plan, None)
 
-    def _examine(self, rows: Sequence[InstanceRow], setup: SetupInputs | None) -> None:
-        """Alike as machines before anything is installed, alike in their packages after it."""
+    def examine(self, rows: Sequence[InstanceRow], setup: SetupInputs | None, *, gpus: int | None = None) -> None:
+        """Alike as machines before anything is installed, alike in their packages after it.
+
+        `gpus`: what each was wanted for, where it may have more.
+        """
         names = [row.name for row in rows]
         with connected(rows, self.state, self.clock) as transports:
             require_facts(names, transports, setup, self.clock)
@@ -78,7 +81,8 @@ class GroupOpener:
             ready = setup
 
             def set_up(node: int) -> None:
-                run_setup(transports[node], ready, gpus=rows[node].gpus, say=self._sayer(names[node]))
+                wanted = rows[node].gpus if gpus is None else gpus
+                run_setup(transports[node], ready, gpus=wanted, say=self._sayer(names[node]))
 
             together(names, set_up)
             require_facts(names, transports, setup, self.clock)

@@ -35,6 +35,7 @@ def group_request(flags: Flags, nodes: int | None, project: Project) -> GroupReq
     """The group that is meant; None where one machine is. Raises what is wrong with the question."""
     if project.jobs_file is None:
         if (nodes or 1) > 1:
+            require_one(flags.provider or "", nodes or 1)
             raise NotFound(f"there is no jobs.yaml in {project.root}", why="groups stand there", hint="gptops init")
         return None
     if flags.job is None and (nodes or 1) == 1:
@@ -46,6 +47,9 @@ def group_request(flags: Flags, nodes: int | None, project: Project) -> GroupReq
         return None  # on a cluster the login node alone is opened; Slurm gives the others
     provider = flags.provider or (job.provider if job and flags.host is None else "ssh")
     require_one(provider, count)
+    if provider != "ssh":
+        what = f"--host names machines of yours, and the provider is `{provider}`"
+        raise UsageError(what, hint="leave one of them out" if flags.provider else f"--provider {provider}")
     name = flags.host or (job.host if job else None) or _only_group(jobs, count)
     return _request(jobs, name, count, flags, job, project)
 

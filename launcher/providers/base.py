@@ -70,6 +70,10 @@ class Offer:
     disk_gib: float | None = None
     """The largest disk it could be given; None where that is no limit."""
     gpu_ram_gib: float | None = None
+    driver: str = ""
+    """Its version, where the market tells."""
+    cluster_id: str = ""
+    """Machines of one cluster can be given a private network (launcher.providers.networks); "": none."""
     ready_within_seconds: float = 900.0
     """When to give up waiting for its sshd. Clouds pull images of many GB first; a machine of your own does not."""
 
@@ -86,6 +90,8 @@ class CreateRequest:
     """One OpenSSH line, to be authorised for the login user."""
     bid: float | None = None
     """With a spot offer: US dollars an hour for the machine. A spot offer without it must be refused, not created."""
+    network: str = ""
+    """The name of the private network it is created into; "": none."""
 
 
 class Status(enum.Enum):

@@ -8,11 +8,25 @@ from launcher.clock import Clock, SystemClock
 from launcher.errors import UsageError
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider
+from launcher.providers.networks import Networks
 from launcher.providers.retrying import Retrying
 from launcher.providers.static_host import StaticHost
 
 AVAILABLE = ("local", "ssh", "vast", "runpod", "lambda_cloud")
 """What this version has; jobs.yaml may name others, which come later."""
+
+
+NETWORKED = ("vast",)
+"""Whose machines of one cluster can be given a private network."""
+
+
+def open_networks(name: str, clock: Clock) -> Networks:
+    """The private networks at the provider called `name`. Asks nobody. Raises UsageError where it has none."""
+    if name == "vast":
+        from launcher.providers.vast_overlays import open_overlays
+
+        return open_overlays(clock)
+    raise UsageError(f"`{name}` makes no private networks", why=f"{', '.join(NETWORKED)} does", hint="docs/nodes.md")
 
 
 def open_provider(

@@ -7,6 +7,7 @@ question may be repeated is the caller's to know (launcher.providers.retrying).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -52,6 +53,7 @@ class Api:
         self._clock = clock
         self._pauses = pauses
         self._not_before: dict[str, float] = {}
+        self._turn = threading.Lock()
         self._tls: Any = None
 
     def call(
@@ -92,21 +94,28 @@ class Api:
         try:
             answer = self._sent(method, path, body, query, may_bill)
         finally:
-            self._not_before[endpoint] = self._clock.monotonic() + self._pauses.get(endpoint, 0.0)
+            with self._turn:
+                following = self._clock.monotonic() + self._pauses.get(endpoint, 0.0)
+                self._not_before[endpoint] = max(self._not_before[endpoint], following)
         self._remember_limit(endpoint, answer)
         return answer
 
     def _wait_for(self, endpoint: str) -> None:
-        ahead = self._not_before.get(endpoint, 0.0) - self._clock.monotonic()
-        if ahead > 0:
-            self._clock.sleep(ahead)
+        """Machines that are opened side by side share one Api: each question takes the next free moment."""
+        with self._turn:
+            now = self._clock.monotonic()
+            at = max(now, self._not_before.get(endpoint, 0.0))
+            self._not_before[endpoint] = at + self._pauses.get(endpoint, 0.0)
+        if at > now:
+            self._clock.sleep(at - now)
 
     def _remember_limit(self, endpoint: str, answer: Answer) -> None:
         """Also the next question of somebody who does not know of this answer has to wait."""
         failure = answer.failure()
         if isinstance(failure, RateLimited) and failure.retry_after_seconds is not None:
             wait = min(failure.retry_after_seconds, LONGEST_WAIT_SECONDS)
-            self._not_before[endpoint] = max(self._not_before[endpoint], self._clock.monotonic() + wait)
+            with self._turn:
+                self._not_before[endpoint] = max(self._not_before[endpoint], self._clock.monotonic() + wait)
 
     def _sent(self, method: str, path: str, body: Any, query: Mapping[str, str] | None, may_bill: bool) -> Answer:
         import httpx2  # late: a tenth of a second, for verbs that ask a cloud

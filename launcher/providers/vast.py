@@ -27,8 +27,9 @@ from launcher.providers.vast_offers import offers_of, search_body
 
 HOME = "https://console.vast.ai"
 INSTANCES_PAGE = "https://cloud.vast.ai/instances/"
-PAUSES = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0, "ssh": 1.0}
-"""Least seconds between two questions, as the API description publishes them; search: ten a minute."""
+PAUSES = {"search": 6.0, "create": 4.5, "list": 1.0, "show": 2.0, "destroy": 3.0, "ssh": 1.0, "overlay": 1.0}
+"""Least seconds between two questions, as the API description publishes them; search: ten a minute. For overlays it
+publishes none: as for lists."""
 PAGE_ROWS = 25
 MOST_PAGES = 400
 
@@ -38,10 +39,15 @@ _ABSENT = ("no_such_instance", "not_found", "not found", "no such instance")
 
 def open_vast(clock: Clock) -> VastProvider:
     """Vast, or what $VAST_URL names: the official client's own variable. Reads the key at the first question."""
+    return VastProvider(vast_api(clock))
+
+
+def vast_api(clock: Clock) -> Api:
+    """Its API, asked no faster than it allows."""
     url = os.environ.get("VAST_URL") or HOME
     # The pauses are those of the vendor; a double on this machine has its own, and says 429.
     pauses: Mapping[str, float] = {} if is_loopback(urlsplit(url).hostname or "") else PAUSES
-    return VastProvider(Api(url, lambda: api_key("vast"), provider="vast", clock=clock, pauses=pauses))
+    return Api(url, lambda: api_key("vast"), provider="vast", clock=clock, pauses=pauses)
 
 
 class VastProvider:

@@ -41,7 +41,7 @@ def create_body(offer: Offer, request: CreateRequest) -> dict[str, Any]:
         "disk": disk_for(request.disk_gib),
         "label": request.label,
         "runtype": RUNTYPE,
-        "env": {},
+        "env": {f"-n {request.network}": "1"} if request.network else {},  # as the official client sends `-n NAME`
         "onstart": ONSTART,
         "target_state": "running",
         "cancel_unavail": True,  # else a machine that cannot start is created stopped, and bills its disk

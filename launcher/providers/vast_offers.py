@@ -102,6 +102,8 @@ def _offer(row: Fields, wanted: Wanted) -> Offer:
         cuda=row.optional_number("cuda_max_good"),
         disk_gib=row.optional_number("disk_space"),
         gpu_ram_gib=None if gpu_ram is None else gpu_ram / MIB_A_GIB,
+        driver=row.text("driver_version", ""),
+        cluster_id=row.text("cluster_id", ""),
         ready_within_seconds=READY_SECONDS,
     )
 

@@ -23,12 +23,13 @@ def rent_request(
     sort: SortBy = SortBy.COST,
     deadline_seconds: float = DEADLINE_SECONDS,
     tries: int = TRIES,
+    nodes: int = 1,
 ) -> RentRequest:
-    """The request of `gptops up` and `gptops offers`."""
+    """The request of `gptops up` and `gptops offers`; the job's work is spread over `nodes` machines."""
     wanted = asked.wanted
     if asked.provider not in OWN_TORCH and wanted.gpus:
         wanted = replace(wanted, min_cuda=needed_cuda(asked.image, constraints()))
-    work = workload(asked.train, wanted.gpus) if asked.train is not None else None
+    work = workload(asked.train, nodes * wanted.gpus) if asked.train is not None else None
     budget = asked.job.budget if asked.job is not None else None
     return RentRequest(
         wanted,
@@ -40,4 +41,5 @@ def rent_request(
         limits=Limits(budget.max_usd, budget.max_hours, budget.max_usd_per_hour) if budget is not None else Limits(),
         deadline_seconds=deadline_seconds,
         tries=tries,
+        nodes=nodes,
     )

@@ -36,6 +36,8 @@ class RentRequest:
     deadline_seconds: float = DEADLINE_SECONDS
     tries: int = TRIES
     """Machines that may be created; an offer that is gone costs none."""
+    nodes: int = 1
+    """Machines that train together, of one cluster (launcher.renting.clusters); `wanted` is what each has."""
 
 
 def sorted_out(

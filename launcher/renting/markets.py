@@ -10,9 +10,10 @@ from launcher.errors import GptopsError, KeyRefused, NoOffer, ProviderError
 from launcher.paths import StatePaths
 from launcher.project import Project
 from launcher.providers.base import Wanted
-from launcher.providers.by_name import AVAILABLE, open_provider
+from launcher.providers.by_name import AVAILABLE, NETWORKED, open_provider
 from launcher.renting.asking import rent_request
 from launcher.renting.choice import Choice
+from launcher.renting.clusters import of_clusters
 from launcher.renting.market import sorted_out
 from launcher.renting.ranking import Order, SortBy
 from launcher.spec.host_request import OWN, Flags, HostRequest, host_request
@@ -35,17 +36,19 @@ def look_around(
 ) -> Markets:
     """The offers of the provider that was named, by the command line or the job, or of every market.
 
-    Raises what kept the last one from answering, where none did, and UsageError for several `nodes` (none said: the
-    job's): no market gives machines that can train together.
+    For several `nodes` (none said: the job's) each offer is so many machines of one cluster. Raises what kept the last
+    one from answering, where none did, and UsageError where a provider that was named has no such machines.
     """
     choices: dict[str, Choice] = {}
     silent: list[GptopsError] = []
-    for asked in _each_provider(flags, project):
-        require_one(asked.provider, nodes or (asked.job.resources.nodes if asked.job else 1))
-        request = rent_request(asked, project.name, sort=sort)
+    for asked in _each_provider(flags, project, nodes or 1):
+        count = nodes or (asked.job.resources.nodes if asked.job else 1)
+        require_one(asked.provider, count)
+        request = rent_request(asked, project.name, sort=sort, nodes=count)
         try:
             provider = open_provider(asked.provider, state, clock=clock, hosts=asked.static_hosts)
-            choices[asked.provider] = sorted_out(provider, request, bad_machines(state, clock, asked.provider))
+            choice = sorted_out(provider, request, bad_machines(state, clock, asked.provider))
+            choices[asked.provider] = choice if count == 1 else of_clusters(choice, request, asked.provider)
         except (KeyRefused, NoOffer, ProviderError) as error:  # NoOffer: a cloud that has no spot machines at all
             silent.append(error)
     if not choices:
@@ -61,10 +64,11 @@ def bad_machines(state: StatePaths, clock: Clock, provider: str) -> dict[str, st
         return ledger.bad_machines(provider)
 
 
-def _each_provider(flags: Flags, project: Project) -> list[HostRequest]:
+def _each_provider(flags: Flags, project: Project, nodes: int) -> list[HostRequest]:
     if flags.provider is not None or flags.job is not None:
         return [host_request(flags, project)]
-    return [host_request(replace(flags, provider=name), project) for name in AVAILABLE if name not in OWN]
+    markets = [name for name in AVAILABLE if name not in OWN] if nodes == 1 else NETWORKED
+    return [host_request(replace(flags, provider=name), project) for name in markets]
 
 
 def _together(choices: dict[str, Choice], order: Order) -> Choice:

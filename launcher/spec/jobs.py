@@ -254,7 +254,7 @@ class JobSpec(Model):
         if self.provider not in ACCEPTED_PROVIDERS:
             have = ", ".join(ACCEPTED_PROVIDERS)
             found.append(("provider", f"`{self.provider}` is not in this version, which has: {have}"))
-        if self.resources.nodes > 1 and self.provider != "ssh":
+        if self.resources.nodes > 1 and self.provider in WHY_ALONE:
             reason = f"{self.resources.nodes} at `{self.provider}`: {WHY_ALONE[self.provider]}; instead: {INSTEAD}"
             found.append(("resources.nodes", reason))
         return tuple(found)

@@ -1,4 +1,4 @@
-"""Why rented machines do not train together, provider by provider, and what does instead."""
+"""Which machines do not train together, provider by provider, and what does instead. Vast's may: nodes.market."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from launcher.errors import UsageError
 
 WHY_ALONE = {
     "local": "all nodes would be this one machine; `processes` starts several there",
-    "vast": "single containers without a private network between them; machines of one `cluster_id`, which may have "
-    "one, are not rented as such",
-    "runpod": "its pods have no network of their own, and its clusters are another product, which gptops does not rent",
-    "lambda_cloud": "gptops rents one machine at a time there; its clusters are another product",
+    "runpod": "pods have no private network between them; clusters with one are a product of their own in its API "
+    "(POST /v2/clusters), which gptops does not speak",
+    "lambda_cloud": "its public API launches single instances and says nothing of a network between them; 1-Click "
+    "Clusters are not in it",
 }
 
 INSTEAD = "a group of machines of yours (docs/nodes.md), Slurm (docs/slurm.md), or `gptops render --for skypilot`"

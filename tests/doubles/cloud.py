@@ -167,6 +167,10 @@ class Cloud:
         """The next `times` questions `method pattern` get this reply; with `after`, once they have taken effect."""
         self._faults.append(Fault(method, pattern, reply, times, when))
 
+    def forgive(self) -> None:
+        """Nothing that `fail` said goes wrong any more."""
+        self._faults.clear()
+
     def limit(
         self, name: str, method: str, pattern: str, *, seconds: float, replies: list[Reply] | None = None
     ) -> None:

@@ -94,6 +94,9 @@ class Machine:
         rows = [{"name": name, "driver_version": driver, "memory.total": memory.get(name, 24576)} for name in gpus]
         (self.home / "fake_gpus.json").write_text(json.dumps(gpus if isinstance(gpus, str) else rows))
 
+    def join(self, address: str) -> None:
+        """A cloud has put it on a private network. All of these share one network, so nothing is to be added."""
+
     def boot(self) -> Address:
         """Start its sshd, and wait until it listens; with its old host key and disk, after the first time on another
         port."""

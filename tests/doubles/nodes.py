@@ -111,6 +111,19 @@ class Node:
         script = self.folder / "session.sh"
         script.write_text(script.read_text().replace('cd "$HOME"', f'export {name}={shlex.quote(value)}\ncd "$HOME"'))
 
+    def hold(self, words: str) -> None:
+        """Let commands with these words in them never come to anything, as on a machine that is too busy to begin."""
+        script = self.folder / "session.sh"
+        held = f'case "${{SSH_ORIGINAL_COMMAND-}}" in *{shlex.quote(words)}*) exec sleep infinity ;; esac'
+        script.write_text(script.read_text().replace('cd "$HOME"', f'{held}\ncd "$HOME"'))
+
+    def release(self) -> None:
+        """Take every command again; those that were held are lost."""
+        script = self.folder / "session.sh"
+        lines = script.read_text().splitlines(keepends=True)
+        script.write_text("".join(line for line in lines if not line.endswith("exec sleep infinity ;; esac\n")))
+        subprocess.run(self.inside("pkill", "-f", "^sleep infinity$"), capture_output=True)
+
     def set_gpus(self, gpus: Sequence[str], *, driver: str = "580.65.06") -> None:
         """What its nvidia-smi shows."""
         rows = [{"name": name, "driver_version": driver, "memory.total": 81559} for name in gpus]
@@ -238,6 +251,22 @@ class Nodes:
         self.cut(number)
         self.all[number].end()
 
+    def join(self, number: int, switch: str, address: str, *, interface: str = "eth0") -> None:
+        """Another cable, until its next power cut: into the switch of that name, which nobody else's leads to."""
+        node, port = self.all[number], f"{switch}-{number}"
+        assert node.process is not None
+        self._on_switch(f"link add {switch} type bridge stp_state 0", must=False)  # it may be there already
+        self._on_switch(f"link set {switch} up")
+        self._on_switch(f"link del {port}", must=False)
+        _run(
+            f"nsenter --target {self._switch.pid} --net ip link add {port} type veth "
+            f"peer name {interface} netns {node.process.pid}"
+        )
+        self._on_switch(f"link set {port} master {switch} up")
+        inside = f"nsenter --target {node.process.pid} --net ip"
+        _run(f"{inside} addr add {address} dev {interface}")
+        _run(f"{inside} link set {interface} up")
+
     def restart(self, number: int) -> None:
         """Power again: the same disk, host key and address, another boot."""
         self.all[number].end()
@@ -263,6 +292,9 @@ class Nodes:
             _run(f"ip addr add {NETWORK}.{self._subnet}.{HERE}/24 dev {here}")
             _run(f"ip addr add {NETWORK_V6}:{self._subnet + 1:x}::{HERE:x}/64 dev {here} nodad", must=False)
         _run(f"ip link set {here} up")
+        # We hear within a second that nobody has an address any more; else the kernel believes in it for half a minute.
+        quickly = "base_reachable 1000 delay_probe 200 retrans 200"
+        _run(f"ip ntable change name arp_cache dev {here} {quickly}", must=False)
         # No spanning tree: a port forwards from its first moment.
         for line in ("link add lan type bridge stp_state 0", "link set lan up"):
             self._on_switch(line)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.doubles.cloud import Asked, Reply
 from tests.doubles.vast_box import Box
+from tests.doubles.vast_lan import ROUTES as LAN_ROUTES
+from tests.doubles.vast_lan import network_refusal, refusal
 from tests.doubles.vast_market import BadQuery, found
 
 if TYPE_CHECKING:
@@ -35,10 +37,6 @@ CREATE_FIELDS = {
     *("extra", "user", "template_hash_id", "template_id", "volume_info"),
 }
 RUNTYPES = {"ssh_direc", "ssh_direct", "ssh_proxy", "ssh", "jupyter_direc", "jupyter_direct", "jupyter_proxy", "args"}
-
-
-def refusal(status: int, error: str, msg: str, **more: Any) -> Reply:
-    return Reply(status, {"success": False, "error": error, "msg": msg, **more})
 
 
 def too_frequent(threshold: float) -> list[Reply]:
@@ -118,6 +116,8 @@ def _create(vast: VastCloud, asked: Asked, number: str) -> Reply:
         return refusal(404, "invalid_args", words, ask_id=ask_id)
     if vast.meter.total >= vast.credit:
         return refusal(400, "missing_billing", "error 400: missing_billing add credit first", ask_id=ask_id)
+    if told := network_refusal(vast, body, row):
+        return refusal(400, "invalid_args", f"error 400/3467: {told}", ask_id=ask_id)
     price = body.get("price")
     too_low = price is not None and price < row["min_bid"]
     if too_low or vast.errs_with_contract:
@@ -309,4 +309,5 @@ ROUTES: tuple[tuple[str, str, Callable[..., Reply]], ...] = (
     ("GET", r"/api/v0/instances/(\d+)/ssh/", _attached),
     ("GET", r"/api/v0/ssh/", _account_keys),
     ("POST", r"/api/v0/ssh/", _add_account_key),
+    *LAN_ROUTES,
 )

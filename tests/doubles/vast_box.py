@@ -55,6 +55,8 @@ class Box:
     script: Script
     request: Mapping[str, Any]
     keys: list[str] = field(default_factory=list)
+    inside: str = ""
+    """Its address in the overlay it was created into: `10.1.0.2/24`."""
     machine: Machine | None = None
     key: str = field(default_factory=lambda: secrets.token_hex(16))
     stopped: bool = False
@@ -122,6 +124,8 @@ class Box:
             )
         if not self.machine.is_up:
             self.machine.boot()
+            if self.inside:
+                self.machine.join(self.inside)
 
     def stop(self, now: float, meter: Meter) -> None:
         """Outbid, out of credit, or asked to: its processes die without notice, its disk stays and bills."""
@@ -175,7 +179,7 @@ class Box:
             "ssh_host": "localhost",
             "ssh_port": proxy,
             "ssh_idx": "5",
-            "public_ipaddr": "127.0.0.1 " if is_running else None,
+            "public_ipaddr": f"{self.machine.address.host if self.machine else '127.0.0.1'} " if is_running else None,
             "local_ipaddrs": "10.0.0.5 172.17.0.2 \n",
             "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(direct)}]} if is_running else None,
             "direct_port_start": 40100,

@@ -11,6 +11,7 @@ In a test (fixture `vast` of tests/doubles/fixtures.py), or by hand:
     vast.dollars(), vast.meter.of(id).gpu / .disk         # charged up to now; vast.meter.per_hour: 0 if nothing bills
     vast.box(id)                                          # its Box: .machine (a host: .cut(), .home), .label, .bid
     vast.market, vast.sell("H100 SXM", gpus=8, gpu_per_hour=17.0, cuda_max_good=13.0)      # the rows on offer
+    vast.cluster(2, "H100 SXM", gpus=8)                   # machines of one physical cluster; vast.overlays on it
     vast.next(sshd_after=60), vast.always(gpus="broken")  # Script of the next, of every later instance
     vast.script("create_reply_lost")                      # the sixteen of tests/doubles/vast_scenarios.py
     vast.stop(id) vast.resume(id) vast.lose(id)           # outbid; runs again at another port; offline
@@ -40,6 +41,7 @@ from tests.doubles import vast_api, vast_scenarios
 from tests.doubles.cloud import LOOPBACK, Asked, Cloud, Reply
 from tests.doubles.cloud_time import STEP_SECONDS
 from tests.doubles.vast_box import Box, Script
+from tests.doubles.vast_lan import Overlay, seat_of
 from tests.doubles.vast_market import Row, offer_row, usual_market
 
 FIRST_INSTANCE = 12_345_001
@@ -62,6 +64,9 @@ class VastCloud(Cloud):
         self.market: list[Row] = usual_market()
         self.boxes: dict[int, Box] = {}
         self.account_keys: list[str] = []
+        self.overlays: dict[int, Overlay] = {}
+        self.tells_subnets = True
+        """False: later overlays do not say where their addresses lie."""
         self.errs_with_contract = 0
         """So many of the next creates succeed, stopped, and answer with an error."""
         self.has_v1 = True
@@ -109,6 +114,20 @@ class VastCloud(Cloud):
                             gpu_per_hour, **changes)  # fmt: skip
             self.market.append(row)
             return row
+
+    def cluster(
+        self,
+        count: int,
+        gpu_name: str,
+        *,
+        gpus: int = 1,
+        gpu_per_hour: float = 1.0,
+        cluster_id: int = 77,
+        **changes: Any,
+    ) -> list[Row]:
+        """More rows on the market: so many machines of one physical cluster."""
+        more = {"cluster_id": cluster_id, **changes}
+        return [self.sell(gpu_name, gpus=gpus, gpu_per_hour=gpu_per_hour, **more) for _ in range(count)]
 
     def next(self, **changes: Any) -> None:
         """The next instance to be created fares so; called twice, the second is for the one after it."""
@@ -161,6 +180,7 @@ class VastCloud(Cloud):
             script,
             request,
             keys=list(self.account_keys),
+            inside=seat_of(self, request),
         )
         self.boxes[box.instance_id] = box
         self.settle()

@@ -1,4 +1,4 @@
-"""Several rented machines are refused before anything is asked or opened, with the reason and what to use instead."""
+"""Several machines of a cloud that joins none are refused before anything is asked, with reason and ways out."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ jobs:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("up", "--provider", "vast", "--nodes", "2"), "single containers without a private network between them"),
-        (("up", "--job", "two"), "its clusters are another product, which gptops does not rent"),
+        (("up", "--provider", "runpod", "--nodes", "2"), "pods have no private network between them"),
+        (("up", "--job", "two"), "(POST /v2/clusters), which gptops does not speak"),
         (("up", "--provider", "local", "--nodes", "2"), "all nodes would be this one machine"),
-        (("offers", "--provider", "lambda_cloud", "--nodes", "2"), "one machine at a time there"),
-        (("offers", "--job", "two"), "its clusters are another product, which gptops does not rent"),
+        (("offers", "--provider", "lambda_cloud", "--nodes", "2"), "1-Click Clusters are not in it"),
+        (("offers", "--job", "two"), "pods have no private network between them"),
     ],
 )
 def test_several_nodes_at_a_cloud_are_refused_with_the_reason(tmp_path: Path, words: tuple[str, ...], why: str) -> None:
