@@ -11,7 +11,7 @@ from launcher.books.ledger import InstanceRow, RunRow, RunState
 from launcher.checkpoints.restore import VERIFY_SECONDS, adopt, newest_at_home
 from launcher.commands import runs as commands
 from launcher.commands.checkpoints import verify_checkpoint
-from launcher.errors import HostUnfit, NotFound
+from launcher.errors import HostUnfit, JobsError, NotFound
 from launcher.managed.errand import Errand
 from launcher.managed.outside import Outside
 from launcher.nodes.choosing import most_nodes, open_group
@@ -25,6 +25,7 @@ from launcher.running.launch_plan import LaunchPlan, new_run_id
 from launcher.running.launch_request import LaunchRequest, plan_of
 from launcher.running.status import Phase, RunStatus, read_status, status_of
 from launcher.running.stop import settled
+from launcher.spec.jobs_file import Jobs, resolve_train
 
 
 def begun(errand: Errand, row: InstanceRow, outside: Outside, transport: Transport) -> RunStatus | None:
@@ -95,10 +96,27 @@ def _nodes(errand: Errand, row: InstanceRow, outside: Outside) -> Sequence[Insta
     count = outside.job(errand).resources.nodes
     if count == 1:
         return ()
-    rows = most_nodes(open_group(outside.ledger, row.group_name), count, outside.state, outside.clock)
+    there = most_nodes(open_group(outside.ledger, row.group_name), count, outside.state, outside.clock)
+    rows = there[: nodes_that_divide(errand.job, outside.jobs, len(there))]
     if len(rows) < count:
-        outside.talk.notice(f"going on with the rest, {', '.join(each.name for each in rows)}: {count} were wanted")
+        odd = f", and the batch does not divide over {len(there)}" if len(rows) < len(there) else ""
+        outside.talk.notice(
+            f"going on with the rest, {', '.join(each.name for each in rows)}: {count} were wanted{odd}"
+        )
     return rows
+
+
+def nodes_that_divide(job_name: str, jobs: Jobs, most: int) -> int:
+    """The largest number of nodes, `most` of them or fewer, over which the job's batch divides evenly."""
+    job = jobs.job(job_name)
+    for count in range(most, 1, -1):
+        resources = job.resources.model_copy(update={"nodes": count})
+        try:
+            resolve_train(job.model_copy(update={"resources": resources}), job_name, jobs)
+            return count
+        except JobsError:
+            continue  # with fewer it may
+    return 1
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from launcher.books.ledger import RunRow, RunState
 from launcher.checkpoints.parts import is_part_at_home, one_listing
 from launcher.checkpoints.remote_checkpoints import Listing, RemoteCheckpoint
 from launcher.errors import HostUnfit, RunFailed, Unreachable
+from launcher.managed.training import nodes_that_divide
 from launcher.managed.verdict import Action, Facts, verdict
 from launcher.paths import LocalRun
 from launcher.remote.together import each, together
 from launcher.running.outcome import require_no_failure
 from launcher.running.status import STOPPED, Phase, RunStatus, status_of_nodes
+from launcher.spec.jobs_file import load_jobs
 from trainer.errors import ExitCode
 from trainer.manifest import FileEntry, Manifest, step_name
 
@@ -76,6 +78,24 @@ def test_gptops_run_begins_anew_on_the_nodes_that_answer_and_not_for_ever() -> N
     assert (decision.action, decision.why.endswith(": lost b")) == (Action.AGAIN, True)
     assert verdict(Facts(run=status, restarts=3)).action is Action.FAIL
     assert verdict(Facts(run=ended(ExitCode.PEER_LOST))).action is Action.RESTART, "on one machine, in its folder"
+
+
+def test_the_rest_are_as_many_as_the_batch_divides_over(tmp_path: Path) -> None:
+    (tmp_path / "jobs.yaml").write_text(
+        "jobs: {wide: {stage: pretrain, provider: ssh, host: four, resources: {nodes: 4, gpus: 2}, train: {train: "
+        "{global_batch_size: 16, micro_batch_size: 1, max_steps: 2}, schedule: {warmup_steps: 1}}}}\n"
+        "hosts: {a: {host: a, gpus: 2}, b: {host: b, gpus: 2}, c: {host: c, gpus: 2}, d: {host: d, gpus: 2}}\n"
+        "groups: {four: [a, b, c, d]}\n"
+    )
+    jobs = load_jobs(tmp_path / "jobs.yaml")
+    assert [nodes_that_divide("wide", jobs, most) for most in (4, 3, 2, 1)] == [4, 2, 2, 1]
+
+
+def test_what_began_on_a_part_of_its_nodes_is_told_from_what_runs() -> None:
+    assert status_of_nodes(NAMES, (RUNNING, ABSENT)).is_in_part
+    assert status_of_nodes(NAMES, (ended(1), ABSENT)).is_in_part
+    for nodes in ((RUNNING, RUNNING), (RUNNING, SILENT), (ABSENT, ABSENT), (ABSENT, SILENT)):
+        assert not status_of_nodes(NAMES, nodes).is_in_part
 
 
 def test_together_raises_the_first_error_under_its_machines_name_after_all_are_done() -> None:
