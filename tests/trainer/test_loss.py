@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import ModelConfig
 from trainer.models import loss
 from trainer.models.build import build_model
 from trainer.models.loss import IGNORE_INDEX, linear_cross_entropy
+from trainer.models.token_logps import linear_token_logps
 
 M, D, V = 37, 24, 211
 
@@ -50,6 +53,22 @@ def test_sum_and_gradients_equal_the_plain_ones(batch: tuple[Tensor, Tensor, Ten
         (loss_sum / 28).backward()
         results.append((loss_sum.detach(), hidden.grad, weight.grad))
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("function", [linear_cross_entropy, linear_token_logps])
+def test_a_frozen_head_costs_no_gradient_and_what_is_below_it_gets_its_own(
+    batch: tuple[Tensor, Tensor, Tensor], function: Callable[..., Tensor]
+) -> None:
+    hidden_MD, weight_VD, labels_M = batch
+    gradients, flops = [], []
+    for is_frozen in (False, True):
+        hidden, weight = hidden_MD.clone().requires_grad_(), weight_VD.clone().requires_grad_(not is_frozen)
+        with FlopCounterMode(display=False) as counted:
+            function(hidden, weight, labels_M).sum().backward()
+        gradients.append(hidden.grad)
+        flops.append(counted.get_total_flops())
+    assert torch.equal(*gradients)
+    assert flops[0] > flops[1] == 2 * flops[0] // 3  # forward, and one of the two products of the backward
 
 
 @pytest.mark.usefixtures("slices")

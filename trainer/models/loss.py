@@ -64,17 +64,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden_MD is not None:
                 # Ignored tokens are zeroed here, in D numbers each, not in the V of their logits.
                 grad_hidden_MD[part] = times_transposed(logits_CV, weight_VD.t()) * kept_C1
-                grad_weight_VD = _added(grad_weight_VD, logits_CV.t() @ (hidden_CD * kept_C1))
+                if ctx.needs_input_grad[1]:  # a frozen head needs none: adapters
+                    grad_weight_VD = _added(grad_weight_VD, logits_CV.t() @ (hidden_CD * kept_C1))
             del logits_CV  # before the next slice is made
         ctx.save_for_backward(grad_hidden_MD, grad_weight_VD)
         return loss_sum
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         grad_hidden_MD, grad_weight_VD = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
         # Scaled after the cast, so that nothing is rounded twice; in place, so autograd refuses a second backward.
-        return grad_hidden_MD.to(hidden_dtype) * grad, grad_weight_VD.to(weight_dtype).mul_(grad), None, None
+        of_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_dtype).mul_(grad)
+        return grad_hidden_MD.to(hidden_dtype) * grad, of_weight, None, None
 
 
 def _added(total: Tensor | None, part: Tensor) -> Tensor:

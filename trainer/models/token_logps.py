@@ -54,7 +54,7 @@ class _LinearLogps(torch.autograd.Function):
         return logps_K
 
     @staticmethod
-    def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         hidden_KD, weight_VD, labels_K, logsumexp_K, kept = ctx.saved_tensors
         cast_VD, grad_hidden_KD = weight_VD.to(ctx.dtype), torch.empty_like(hidden_KD)
         grad_weight_VD: Tensor | None = None
@@ -63,14 +63,19 @@ class _LinearLogps(torch.autograd.Function):
             logits_CV = hidden_CD @ cast_VD.t() if part.start else kept  # used up: autograd refuses a second backward
             _turn_into_gradient(logits_CV, labels_K[part], logsumexp_K[part], grad_K[part])
             grad_hidden_KD[part] = logits_CV @ cast_VD
-            if grad_weight_VD is None:
-                grad_weight_VD = logits_CV.t() @ hidden_CD
-            else:  # in fp32 from the second slice on: bf16 would lose what each further one adds
-                grad_weight_VD = grad_weight_VD.float().add_(logits_CV.t() @ hidden_CD)
+            if ctx.needs_input_grad[1]:  # a frozen head needs none: adapters
+                grad_weight_VD = _added(grad_weight_VD, logits_CV.t() @ hidden_CD)
             del logits_CV
+        if not ctx.needs_input_grad[1]:
+            return grad_hidden_KD, None, None, None
         if grad_weight_VD is None:  # a rank may have no label that counts; every parameter is still reached
             return grad_hidden_KD, torch.zeros_like(weight_VD), None, None
         return grad_hidden_KD, grad_weight_VD.to(weight_VD.dtype), None, None
+
+
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    """In fp32 from the second slice on: bf16 would lose what each further one adds."""
+    return part if total is None else total.float().add_(part)
 
 
 def _slices(hidden_KD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
