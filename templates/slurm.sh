@@ -4,7 +4,8 @@
 # doing stands in status/ as ever, written by job.sbatch over the disk that all nodes share.
 #
 #   start    sbatch, once for each attempt; 73 where Slurm refuses the job
-#   status   more facts: job_id job_state job_reason, and for a job that waits job_position (`2 of 7 in debug`)
+#   status   more facts: job_id job_state job_reason job_not_requeued, and for a job that waits job_position
+#            (`2 of 7 in debug`)
 #   stop     lets the training save and end (USR2 to job.sbatch), then scancel; a job that waits is cancelled at once
 #   log OFFSET [-f] node=K, since SECONDS node=K: of another node than the first
 
@@ -98,7 +99,7 @@ submit() {
         done
         [ "$(get attempt)" != "$1" ] || return 0
     fi
-    rm -f "$status/exit_code" "$status/ended_at" "$status/stop_requested" "$status/first_failure" "$status/phase"
+    rm -f "$status/exit_code" "$status/ended_at" "$status/stop_requested" "$status/first_failure" "$status/phase" "$status/not_requeued"
     job=$(squeue --noheader --name="$run_id" --format=%i 2>/dev/null | head -n 1)
     if [ -z "$job" ]; then
         if ! job=$(cd "$root" && sbatch --parsable job.sbatch 2>"$logs/sbatch.log"); then
@@ -117,6 +118,7 @@ scheduler_facts() {
     echo "job_id=$(get slurm_job)"
     echo "job_state=${job_state-}"
     echo "job_reason=${job_reason-}"
+    echo "job_not_requeued=$(get not_requeued)"
     if [ "${job_state-}" = PENDING ]; then echo "job_position=$(position)"; fi
 }
 

@@ -196,6 +196,8 @@ def _tell(errand: Errand, ledger: Ledger, *, detached: bool, as_json: bool) -> i
 
 def _left(errand: Errand, ledger: Ledger) -> str:
     """What goes on without us, and how to come back to it or end it."""
+    from launcher.paths import LocalRun
+
     back = f"come back with `gptops watch {errand.errand_id}`"
     row = ledger.instance(errand.label) if errand.label else None
     if row is None or row.state.value == "closed":
@@ -210,7 +212,10 @@ def _left(errand: Errand, ledger: Ledger) -> str:
     names = ", ".join(f"`{each.name}`" for each in rows)
     what = f"`{errand.run_id}` goes on on {names}" if errand.run_id else f"{names} {'are' if rows[1:] else 'is'} open"
     rest = "" if errand.is_last else f"; {', '.join(errand.jobs[errand.position + 1 :])} wait until you are back"
-    return f"{what}{bills}{at_most}{rest}; {back}, end it with `gptops down {row.group_name or row.name} --sync-first`"
+    end = f"gptops down {row.group_name or row.name} --sync-first"
+    if errand.run_id and LocalRun(Path(errand.project_root) / "runs" / errand.run_id).batch.exists():
+        end = f"gptops stop {errand.run_id}"  # the machine is a login node, with others' runs
+    return f"{what}{bills}{at_most}{rest}; {back}, end it with `{end}`"
 
 
 def _as_json(errand: Errand) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.books.budget import hours_left
-from launcher.books.ledger import InstanceRow, Ledger
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.clock import Clock
-from launcher.errors import NotFound, UsageError
+from launcher.errors import NotFound
+from launcher.hosts.closing import finish_leftovers
 from launcher.hosts.deadman import Armer
 from launcher.hosts.preflight import examine
 from launcher.hosts.preflight_checks import Asked, Check
@@ -36,6 +37,7 @@ from launcher.remote.transport import Transport
 from launcher.renting.asking import rent_request
 from launcher.renting.renter import Renter
 from launcher.running.watch import Talk
+from launcher.slurm.clusters import cluster_for, is_login_node, slurm_named
 from launcher.spec.host_request import Flags, HostRequest, host_request
 from launcher.spec.jobs import JobSpec, require_supported
 from launcher.spec.jobs_file import Jobs, load_jobs, resolve_train, shown
@@ -94,8 +96,13 @@ class Here:
 
     def rent(self, wish: Wish) -> InstanceRow:
         """The best machine on offer for the job, set up; or the first of its group, which is open then."""
+        if slurm_named(self.jobs.hosts, wish.job.host) is not None:
+            return self._meet_login_node(wish)
         if wish.job.resources.nodes > 1:
             return self._rent_group(wish)
+        return self._rent_one(wish, wish.name)
+
+    def _rent_one(self, wish: Wish, name: str | None) -> InstanceRow:
         asked = self._asked(wish.job_name)
         provider = open_provider(asked.provider, self.state, clock=self.clock, hosts=asked.static_hosts)
 
@@ -105,7 +112,7 @@ class Here:
 
         renter = Renter(provider, self.ledger, self.state, self.clock, self.steps, guard=guard)
         request = replace(
-            rent_request(asked, self.project.name, name=wish.name),
+            rent_request(asked, self.project.name, name=name),
             limits=wish.limits,
             spent_usd=wish.spent_usd,
             hours=wish.hours,
@@ -121,7 +128,18 @@ class Here:
         with tempfile.TemporaryDirectory(prefix="gptops-") as scratch:
             if row.group_name:
                 return self._examine_group(row, Path(scratch))
-            return examine(transport, asked_of(row), self.clock, Path(scratch), self.steps.note)
+            trains = not is_login_node(self.jobs.hosts, row)
+            return examine(transport, asked_of(row), self.clock, Path(scratch), self.steps.note, trains=trains)
+
+    def _meet_login_node(self, wish: Wish) -> InstanceRow:
+        """Open already, it is taken as it is. It stays open afterwards: it is the user's, and nobody bills it."""
+        there = self.ledger.instances(InstanceState.OPEN)
+        found = cluster_for(self.jobs.hosts, there, wish.job.host, None, must_be_open=False)
+        assert found is not None
+        if found[0]:
+            return found[0][0]
+        finish_leftovers(self.ledger, self.state, self.clock, self.steps.note)
+        return self._rent_one(wish, None)
 
     def _rent_group(self, wish: Wish) -> InstanceRow:
         """Open already, it is taken as it is: it may have machines to spare."""
@@ -167,16 +185,6 @@ def checked_jobs(project: Project, names: tuple[str, ...]) -> Jobs:
     for name in names:
         job = jobs.job(name)
         require_supported(job, name, shown(jobs.path))
-        _refuse_clusters(jobs, job, name)
         resolve_train(job, name, jobs)
         secret_values(job.secrets, os.environ, job_name=name)
     return jobs
-
-
-def _refuse_clusters(jobs: Jobs, job: JobSpec, name: str) -> None:
-    if job.host in jobs.hosts and jobs.hosts[job.host].scheduler:
-        raise UsageError(
-            f"`gptops run` opens and ends machines, and `{name}` trains on the cluster `{job.host}`",
-            why="there the job itself goes on after a time limit or a lost node, and Slurm gives the machines back",
-            hint=f"gptops up --host {job.host} && gptops train {name} && gptops sync --watch",
-        )

@@ -78,6 +78,7 @@ class Looking:
             max_restarts=self.outside.job(errand).max_restarts,
             crash=errand.crash,
             fruitless=errand.fruitless,
+            on_cluster=self.outside.is_login_node(self.row),
             way_back=f"gptops run {errand.job} --resume {errand.run_id}",
         )
 

@@ -96,8 +96,8 @@ def train(errand: Errand, outside: Outside) -> Errand:
             if status is not None and (status.alive or status.attempt >= errand.attempt):
                 return errand.now(step=Step.WATCH)
             # What ran on several nodes begins anew on those that answer: its folder is on machines that may be gone.
-            alone = outside.job(errand).resources.nodes == 1
-            if status is not None and alone and training.can_go_on(errand, outside, transport):
+            in_place = outside.job(errand).resources.nodes == 1 or outside.is_login_node(row)
+            if status is not None and in_place and training.can_go_on(errand, outside, transport):
                 training.start_again(errand, transport)
                 return errand.now(step=Step.WATCH)
             machines.guard(row, errand, outside, transport)
@@ -151,15 +151,25 @@ STEPS: dict[Step, Callable[[Errand, Outside], Errand]] = {
 
 def on_machine(errand: Errand, outside: Outside, act: Callable[[InstanceRow], Errand]) -> Errand:
     """Do something on the machine at work. What another machine may not have, and does not pass, gives this one up."""
+    row = outside.ledger.instance(errand.label)
     try:
-        row = outside.machine(errand)
+        outside.machine(errand)
         return patiently(lambda: act(row), outside.clock, REACH_SECONDS, outside.talk.notice)
     except NEEDS_A_PERSON:
         raise
     except MACHINE_FAULTS as error:
         errand = read(outside.ledger.errand(errand.errand_id))  # `act` may have come further than we know
+        if outside.is_login_node(row):
+            return on_cluster(errand, outside, error)
         decision = given_up(f"{error.what}: {error.why}", error, errand.fruitless)
         return turns.turn(errand, outside, decision, Facts())
     except GptopsError as error:
         errand = read(outside.ledger.errand(errand.errand_id))
         return turns.failed(errand.now(lost=True), outside, error)
+
+
+def on_cluster(errand: Errand, outside: Outside, error: GptopsError) -> Errand:
+    """There is no other one to go to. While it does not answer all stays as it is, and the same command goes on."""
+    if isinstance(error, (Unreachable, ProviderError)):
+        raise error
+    return turns.failed(errand, outside, error)

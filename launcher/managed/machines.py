@@ -142,7 +142,12 @@ def end(errand: Errand, outside: Outside) -> None:
         _ended_or_open(errand, outside)
         return
     for each in outside.machines(errand):
-        _end_one(each, errand, outside)
+        if outside.is_login_node(each):
+            outside.talk.notice(
+                f"`{each.name}` stays open: nobody bills it, and `gptops down {each.name}` only forgets it"
+            )
+        else:
+            _end_one(each, errand, outside)
 
 
 def _end_one(row: InstanceRow, errand: Errand, outside: Outside) -> None:

@@ -27,6 +27,7 @@ from launcher.remote.host import Host
 from launcher.remote.ssh import host_of
 from launcher.remote.transport import Connect, Transport
 from launcher.running.watch import Talk
+from launcher.slurm.clusters import is_login_node
 
 if TYPE_CHECKING:
     from launcher.spec.jobs import JobSpec
@@ -85,6 +86,10 @@ class Outside:
                 hint=f"gptops run {errand.job}" + (f" --resume {errand.runs[-1]}" if errand.runs else ""),
             )
         return row
+
+    def is_login_node(self, row: InstanceRow) -> bool:
+        """Whether Slurm gives the machines behind it: it is the only one of its kind, and never the one that trains."""
+        return is_login_node(self.jobs.hosts, row)
 
     def instance(self, row: InstanceRow) -> Instance | None:
         """The machine as its provider sees it now."""

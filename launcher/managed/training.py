@@ -67,7 +67,9 @@ def new_run(errand: Errand, outside: Outside) -> str:
 def start(errand: Errand, row: InstanceRow, outside: Outside, transport: Transport) -> None:
     """Start the run at work, from the newest checkpoint at home where there is one."""
     rows = _nodes(errand, row, outside)
-    request = LaunchRequest(errand.job, host=row.name, skip_setup=outside.skip_setup, nodes=len(rows) or None)
+    # An open login node may stand in jobs.yaml several times: the job's own entry names its partition.
+    host = outside.job(errand).host if outside.is_login_node(row) else row.name
+    request = LaunchRequest(errand.job, host=host, skip_setup=outside.skip_setup, nodes=len(rows) or None)
     plan, _ = plan_of(
         request,
         start=outside.project.root,
@@ -94,7 +96,7 @@ def start(errand: Errand, row: InstanceRow, outside: Outside, transport: Transpo
 def _nodes(errand: Errand, row: InstanceRow, outside: Outside) -> Sequence[InstanceRow]:
     """The machines of a job on several that answer now; none for a job on one."""
     count = outside.job(errand).resources.nodes
-    if count == 1:
+    if count == 1 or outside.is_login_node(row):
         return ()
     there = most_nodes(open_group(outside.ledger, row.group_name), count, outside.state, outside.clock)
     rows = there[: nodes_that_divide(errand.job, outside.jobs, len(there))]

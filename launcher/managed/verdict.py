@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from launcher.errors import ExitCode, GptopsError, OverBudget, RunFailed
 from launcher.managed.errand import Crash
-from launcher.running.status import NodesStatus, Phase, RunStatus
+from launcher.running.status import STOPPED, NodesStatus, Phase, RunStatus
 from trainer.errors import ExitCode as TrainerExitCode
 
 SILENCE_SECONDS = 900.0
@@ -106,6 +106,8 @@ class Facts:
     crash: Crash | None = None
     """The failure before."""
     fruitless: int = 0
+    on_cluster: bool = False
+    """Slurm has the machines, and looks after them; the login node that does not answer is waited for."""
     gpus: str = ""
     """How busy they are, for people."""
     way_back: str = ""
@@ -165,7 +167,7 @@ def _lost_machine(facts: Facts) -> str | None:
             return f"the machine was taken back{said}"
         case Sight.BROKEN:
             return f"the machine will not run again{said}"
-        case _ if facts.run is None and facts.silent_seconds >= SILENCE_SECONDS:
+        case _ if facts.run is None and not facts.on_cluster and facts.silent_seconds >= SILENCE_SECONDS:
             return f"the machine has not answered for {facts.silent_seconds / 60:.0f} minutes"
     return None
 
@@ -188,17 +190,25 @@ def _ended(facts: Facts, run: RunStatus) -> Decision:
     limit = facts.stopping or facts.used_up
     if limit:
         return Decision(Action.FAIL, limit, _over_budget(limit, facts))
+    if facts.on_cluster and run.job is not None and run.job.not_requeued and not run.stop_requested:
+        crash = Crash(exit_code=STOPPED, step=run.step)
+        if facts.crash != crash:  # it gets on, turn by turn: that may be as often as it has to
+            return Decision(Action.RESTART, f"its turn is over, not requeued: {run.job.not_requeued}", crash=crash)
     if run.was_stopped:
         return Decision(Action.FAIL, "it was stopped", Stopped("the run was stopped", why="somebody asked it to"))
     if run.phase is Phase.ABSENT:
         return _counted(facts, Action.AGAIN, Crash(exit_code=REMOVED), "the run is not on the machine any more")
     if run.phase is Phase.LOST:
-        return _killed(facts, Crash(exit_code=KILLED, step=run.step))
+        return _killed(facts, run)
     return _failed(facts, run)
 
 
-def _killed(facts: Facts, crash: Crash) -> Decision:
+def _killed(facts: Facts, run: RunStatus) -> Decision:
     """The machine was restarted under the training. Where it does that again, it is the machine that is at fault."""
+    crash = Crash(exit_code=KILLED, step=run.step)
+    if facts.on_cluster:
+        said = run.job.words() if run.job is not None else "nothing of it lives"
+        return _counted(facts, Action.RESTART, crash, f"the job was lost: {said}")
     what = "everything on the machine was killed"
     if facts.crash == crash or facts.restarts >= facts.max_restarts:
         return _move(facts, f"{what}, again", bad_machine=True)

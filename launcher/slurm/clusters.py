@@ -25,6 +25,11 @@ def slurm_named(hosts: Hosts, name: str | None) -> SlurmSpec | None:
     return spec.slurm if spec is not None and spec.scheduler else None
 
 
+def is_login_node(hosts: Hosts, row: InstanceRow) -> bool:
+    """Whether a host that was opened is a cluster's."""
+    return _entry_of(hosts, row) is not None
+
+
 def cluster_for(
     hosts: Hosts, open_hosts: Sequence[InstanceRow], asked: str | None, job_host: str | None, *, must_be_open: bool
 ) -> Cluster | None:

@@ -38,6 +38,8 @@ class SlurmJob:
     """Slurm's word for why it waits or how it ended; its own complaint where it did not answer."""
     position: str = ""
     """Of a job that waits: `2 of 7 in debug`."""
+    not_requeued: str = ""
+    """Of one whose turn is over and that was to go on: why Slurm did not take it back into its queue."""
 
     @property
     def waits(self) -> bool:
@@ -72,9 +74,8 @@ def job_of(facts: Mapping[str, str]) -> SlurmJob | None:
     """The job among the facts of `run.sh status`; None where no scheduler has the run."""
     if not facts.get("job_state"):
         return None
-    return SlurmJob(
-        facts.get("job_id", ""), facts["job_state"], facts.get("job_reason", ""), facts.get("job_position", "")
-    )
+    names = ("job_id", "job_state", "job_reason", "job_position", "job_not_requeued")
+    return SlurmJob(*(facts.get(name, "") for name in names))
 
 
 def nodes_in(text: str) -> int:

@@ -54,6 +54,7 @@ jobs:
     provider: ssh
     host: cluster
     resources: {nodes: 2}
+    sync: {every_seconds: 1}
     env: {OMP_NUM_THREADS: 1, NASTY: "it's $(touch evil)", PYTHONPATH: .}
     train:
       model: {d_model: 16, n_layers: 1, n_heads: 2, max_seq_len: 16}
@@ -82,6 +83,11 @@ class Lab:
         started = self.gptops("train", job, "--host", host, "--skip-setup", "--detach", *overrides)
         assert started.exit_code == 0, started.stderr
         return started.stdout.strip()
+
+    def newest(self, job: str) -> str:
+        """The id of the job's newest run on the cluster; "" while there is none."""
+        found = (self.slurm.login.home / REMOTE_ROOT).glob(f"{job}-*/status/slurm_job")
+        return max(((path.stat().st_mtime, path.parents[1].name) for path in found), default=(0.0, ""))[1]
 
     def remote(self, run_id: str) -> Path:
         """The run's folder on the cluster."""

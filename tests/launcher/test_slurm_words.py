@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.errors import NotFound, Unreachable
+from launcher.managed.errand import Crash
+from launcher.managed.verdict import KILLED, Action, Facts, verdict
 from launcher.paths import StatePaths
 from launcher.running.launch_plan import LaunchPlan
 from launcher.running.launch_request import LaunchRequest, plan_of
-from launcher.running.status import Phase, parse_status
+from launcher.running.status import Phase, RunStatus, parse_status
 from launcher.slurm.clusters import cluster_for
 from launcher.slurm.job import SlurmJob, job_of
 from launcher.slurm.queue import LONGEST_PAUSE_SECONDS, await_start
@@ -95,6 +98,29 @@ def test_what_slurm_would_not_take_for_a_time_is_refused(time: str) -> None:
         seconds_of(time)
 
 
+ENDED = RunStatus(Phase.ENDED, exit_code=75, step=5)
+NOT_REQUEUED = replace(ENDED, job=SlurmJob("7", "FAILED", not_requeued="requeue is disabled"))
+GONE = RunStatus(Phase.LOST, attempt=1, step=5, job=SlurmJob("7", "GONE"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "action"),
+    [
+        (Facts(run=None, silent_seconds=9e9), Action.WAIT),
+        (Facts(run=RunStatus(Phase.QUEUED, alive=True, job=SlurmJob("7", "PENDING"))), Action.WAIT),
+        (Facts(run=NOT_REQUEUED), Action.RESTART),
+        (Facts(run=NOT_REQUEUED, restarts=9, crash=Crash(exit_code=75, step=3)), Action.RESTART),
+        (Facts(run=NOT_REQUEUED, crash=Crash(exit_code=75, step=5)), Action.FAIL),
+        (Facts(run=replace(NOT_REQUEUED, stop_requested=True)), Action.FAIL),
+        (Facts(run=replace(ENDED, job=SlurmJob("7", "CANCELLED"))), Action.FAIL),
+        (Facts(run=GONE), Action.RESTART),
+        (Facts(run=GONE, crash=Crash(exit_code=KILLED, step=5)), Action.FAIL),
+    ],
+)
+def test_run_leaves_a_cluster_for_no_other_machine(facts: Facts, action: Action) -> None:
+    assert verdict(replace(facts, on_cluster=True)).action is action
+
+
 HOSTS = {
     "box": HostSpec(host="box"),
     "cluster": HostSpec(host="login", user="me", scheduler="slurm", slurm=SlurmSpec(partition="gpu")),
@@ -153,7 +179,7 @@ hosts:
 groups: {pair: [one, two]}
 jobs:
   far:
-    {stage: pretrain, provider: vast, resources: {nodes: 2}, train: {train: {max_steps: 1}, schedule: {warmup_steps: 0}}}
+    {stage: pretrain, provider: vast, resources: {nodes: 2}, train: {train: {max_steps: 200}}}
 """
 
 
