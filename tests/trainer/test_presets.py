@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from trainer.config import ConfigError, RunConfig, run_config
 from trainer.config.presets import RUN_PRESETS
+from trainer.loop.start import run_stage
 from trainer.sizing import num_parameters
+
+SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare.txt"
 
 
 def resolved(*overrides: str, **config: object) -> RunConfig:
@@ -44,6 +49,15 @@ def test_nanogpts_recipe_is_the_published_one() -> None:
     assert (config.train.max_steps, config.train.global_batch_size) == (2000, 12)
     assert (config.optim.lr, config.optim.beta2, config.optim.grad_clip) == (1e-3, 0.99, 1.0)
     assert (config.schedule.warmup_steps, config.schedule.min_lr_ratio) == (100, 0.1)
+
+
+def test_the_small_recipe_is_after_40_steps_where_nanogpts_is_after_250(tmp_path: Path) -> None:
+    if not SHAKESPEARE.exists():
+        pytest.skip(f"{SHAKESPEARE} is not there")
+    given = (f"data.path={SHAKESPEARE}", f"out_dir={tmp_path}", "train.max_steps=40", "train.precision=fp32")
+    outcome = run_stage("pretrain", resolved(*given, "eval.num_batches=40", preset="shakespeare-char"))
+    assert outcome.val_loss is not None
+    assert outcome.val_loss < 2.4447  # nanoGPT's CPU recipe at 250 steps, of 65 characters
 
 
 def test_an_unknown_preset_is_named_with_the_nearest() -> None:
