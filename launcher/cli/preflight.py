@@ -98,6 +98,8 @@ def _examine_group(
     from launcher.nodes.preflight import NodesPreflight
     from launcher.project import find_project
     from launcher.running.upload import remote_code
+    from launcher.spec.groups import meeting_port
+    from launcher.spec.jobs_file import load_jobs
 
     asked = [
         Asked(row.name, row.gpus if gpus is None else gpus, (row.gpu_name,) if row.gpu_name else ()) for row in rows
@@ -105,8 +107,9 @@ def _examine_group(
     insides = [row.inside for row in rows]
     project = find_project(Path.cwd())
     code = remote_code(project) if project.jobs_file else None
+    port = meeting_port(load_jobs(project.jobs_file).jobs, rows[0].group_name) if project.jobs_file else None
     with connected(rows, state, clock) as there, tempfile.TemporaryDirectory(prefix="gptops-") as scratch:
-        checks = NodesPreflight(there, insides, asked, code, None, clock, Path(scratch), console.say).checks()
+        checks = NodesPreflight(there, insides, asked, code, port, clock, Path(scratch), console.say).checks()
     _show(Asked(rows[0].group_name), checks, as_json=as_json)
 
 

@@ -154,7 +154,9 @@ def logs(
     from launcher.paths import LocalRun, state_paths
     from launcher.running.attach import attached
     from launcher.running.log_stream import LogCopy
+    from launcher.running.outcome import ended_before
     from launcher.running.select import pick_run
+    from launcher.running.status import Phase
     from launcher.since import parse_since
 
     state, clock, beginning = state_paths(), SystemClock(), parse_since(since)
@@ -175,6 +177,8 @@ def logs(
                     return _stay(there, start=start, as_json=as_json)
         if status is not None and status.job is not None and status.job.waits:
             console.say(f"`{row.run_id}` waits: {status.job.words()}")
+        if status is not None and status.phase is Phase.LOST:
+            console.warn(ended_before(row, status) + (f": {status.job.words()}" if status.job else ""))
         _print_copy(row, copy, start, status, as_json=as_json)
         return 0
 

@@ -38,6 +38,7 @@ from launcher.renting.asking import rent_request
 from launcher.renting.renter import Renter
 from launcher.running.watch import Talk
 from launcher.slurm.clusters import cluster_for, is_login_node, slurm_named
+from launcher.spec.groups import meeting_port
 from launcher.spec.host_request import Flags, HostRequest, host_request
 from launcher.spec.jobs import JobSpec, require_supported
 from launcher.spec.jobs_file import Jobs, load_jobs, resolve_train, shown
@@ -153,10 +154,10 @@ class Here:
         return GroupOpener(self.state, self.clock, self.steps.note).open(request)[0]
 
     def _examine_group(self, row: InstanceRow, scratch: Path) -> list[Check]:
-        rows = open_group(self.ledger, row.group_name)
+        rows, port = open_group(self.ledger, row.group_name), meeting_port(self.jobs.jobs, row.group_name)
         with connected(rows, self.state, self.clock) as there:
             asked, insides = [asked_of(each) for each in rows], [each.inside for each in rows]
-            return NodesPreflight(there, insides, asked, None, None, self.clock, scratch, self.steps.note).checks()
+            return NodesPreflight(there, insides, asked, None, port, self.clock, scratch, self.steps.note).checks()
 
     def guard(self, job: JobSpec, row: InstanceRow, transport: Transport, hours: float | None) -> InstanceRow:
         """Arm the dead-man's switch of a machine that bills; the row, with its deadline."""

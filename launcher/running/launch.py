@@ -280,7 +280,7 @@ def start_there(run: RemoteRun, means: Means) -> RunStatus:
         name = means.transport.host.name
         why = result.stderr.strip() or f"run.sh ended with code {result.exit_code}"
         if result.exit_code == commands.REFUSED:
-            hint = f"correct `hosts.{name}.slurm` in jobs.yaml; gptops ssh {name} -- sinfo"
+            hint = f"correct `slurm` of the host that was named, in jobs.yaml; gptops ssh {name} -- sinfo"
             raise JobRefused(f"Slurm on `{name}` refused the job", why=why, hint=hint)
         raise HostUnfit(f"`{name}` could not start the run", why=why, hint=f"gptops ssh {name}")
     return status_of(result, means.transport.host.name)

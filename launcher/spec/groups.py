@@ -49,6 +49,12 @@ def _member_problems(members: list[Any], hosts: Mapping[str, Any], at: str, sour
             yield Problem(source, f"{at}.{position}", f"`{member}` stands twice; a machine is one node")
 
 
+def meeting_port(jobs: Mapping[str, JobSpec], group: str) -> int | None:
+    """`resources.rendezvous_port`, where all jobs of the group that name one name the same; None: any free port."""
+    ports = {job.resources.rendezvous_port for job in jobs.values() if job.host == group} - {None}
+    return ports.pop() if len(ports) == 1 else None
+
+
 def job_problems(
     jobs: Mapping[str, JobSpec], hosts: Mapping[str, HostSpec], groups: Groups, source: str
 ) -> Iterator[Problem]:

@@ -9,7 +9,9 @@ import pytest
 from launcher.errors import HostUnfit, JobsError, NotFound, Unreachable, UsageError
 from launcher.nodes.facts import NodeFacts, differences
 from launcher.nodes.request import group_request
+from launcher.spec.groups import meeting_port
 from launcher.spec.host_request import Flags
+from launcher.spec.jobs_file import load_jobs
 from tests.launcher.nodes_lab import Lab, make_lab
 
 
@@ -124,3 +126,14 @@ def test_what_cannot_be_a_group_is_refused_before_anything_is_touched(lab: Lab) 
         with pytest.raises(error):
             group_request(flags, nodes, lab.project)
     assert group_request(Flags(host="box0"), None, lab.project) is None
+
+
+def test_a_group_is_examined_at_the_port_that_its_jobs_name(lab: Lab) -> None:
+    lab.write_jobs("nodes: 2, rendezvous_port: 2022")
+    named = load_jobs(lab.root / "jobs.yaml").jobs
+    lab.write_jobs()
+    left_out = load_jobs(lab.root / "jobs.yaml").jobs
+    assert [meeting_port(jobs, group) for jobs in (named, left_out) for group in ("lan", "other")] == [
+        2022, None, None, None,
+    ]  # fmt: skip
+    assert meeting_port({"a": named["two"], "b": left_out["two"]}, "lan") == 2022

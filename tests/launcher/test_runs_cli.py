@@ -16,6 +16,7 @@ from launcher.books.ledger import InstanceState, Ledger, RunRow, RunState
 from launcher.cli import main
 from launcher.clock import SystemClock
 from launcher.paths import StatePaths
+from tests.launcher.checkpoint_maker import ended
 from tests.launcher.conftest import SshHost
 from tests.launcher.desk import ENDLESS, JOBS, Desk, register
 from tests.launcher.waiting import wait_until
@@ -208,3 +209,22 @@ def test_the_log_is_still_there_when_the_host_is_gone(desk: Desk, tmp_path: Path
         assert (done.returncode, done.stdout) == (0, b"step 1\n\xff")
         assert "warning: `vast-1a2b` was closed; this is the copy at home" in done.stderr.decode()
     assert desk.gptops("stop", GPTOPS_HOME=str(state.root)).returncode == 4
+
+
+def test_logs_of_a_run_of_which_nothing_lives_say_so(desk: Desk) -> None:
+    """Without a word of its own, an empty log would look like one that is about to begin."""
+    row = RunRow(
+        "demo-lost", "demo", desk.host.host.name, desk.host.instance.label, str(desk.project),
+        str(desk.project / "runs" / "demo-lost"), 0.0, RunState.RUNNING, None, True, 2,
+    )  # fmt: skip
+    with desk.ledger() as ledger:
+        ledger.add_run(row)
+    ended(desk.host, row.run_id)
+    status = desk.remote(row.run_id) / "status"
+    (status / "phase").write_text("running\n")
+    (status / "exit_code").unlink()
+    done = desk.gptops("logs", row.run_id)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"warning: nothing of `demo-lost` lives on" in done.stderr
+    with desk.ledger() as ledger:
+        ledger.mark_run(row.run_id, RunState.ENDED)
