@@ -159,7 +159,7 @@ def _end_one(row: InstanceRow, errand: Errand, outside: Outside) -> None:
         hold(outside.state.start_lock(row.name), what, outside.clock),
     ):
         if not errand.lost:
-            _require_nothing_lost(row, outside)
+            _require_nothing_lost(row, errand, outside)
         crashpoint("run:leaving")
         provider = outside.provider(row.provider)
         patiently(
@@ -184,12 +184,15 @@ def _left_open(errand: Errand, outside: Outside) -> InstanceRow | None:
     return None
 
 
-def _require_nothing_lost(row: InstanceRow, outside: Outside) -> None:
+def _require_nothing_lost(row: InstanceRow, errand: Errand, outside: Outside) -> None:
     """Asked once more before the end. Everything was seen at home; a machine that went silent since then may go."""
-    if not outside.ledger.runs(instance_label=row.label):
+    runs = outside.ledger.runs(instance_label=row.label)
+    if not runs:
         return
+    # A node that the newest run did without was lost before: nobody waits for it while the others bill.
+    seconds = ASK_SECONDS if errand.run_id in {"", *(run.run_id for run in runs)} else 0.0
     try:
-        alone = patiently(lambda: _asked(row, outside), outside.clock, ASK_SECONDS, outside.talk.notice)
+        alone = patiently(lambda: _asked(row, outside), outside.clock, seconds, outside.talk.notice)
     except Unreachable as error:
         outside.talk.notice(f"{error.what}; everything seen on `{row.name}` was at home, so it is ended")
         return

@@ -69,9 +69,9 @@ def _nowhere(errand: Errand, outside: Outside, decision: Decision) -> GptopsErro
     newest = training.newest_step(errand, outside)
     home = f"the newest checkpoint at home is `{step_name(newest)}`" if newest >= 0 else "no checkpoint is at home"
     return Unreachable(
-        f"no machine of `{outside.machine(errand).group_name}` is left, and there is none to take their place",
+        f"`{errand.job}` cannot go on on `{outside.machine(errand).group_name}`, and no other machines are known",
         why=f"{decision.why}; {home}",
-        hint=f"gptops run {shlex.join(errand.jobs)}   # when one answers again: it goes on from there",
+        hint=f"gptops run {shlex.join(errand.jobs)}   # as soon as one of them can: it goes on from there",
     )
 
 
