@@ -173,8 +173,9 @@ class HostSpec(Model):
     def _nothing_ssh_would_take_for_an_option(self) -> HostSpec:
         for name in ("host", "user"):
             value = getattr(self, name)
-            if not re.fullmatch(r"[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*", value):
-                raise ValueError(f"{name} `{value}` is not the name of a {name}")
+            if not re.fullmatch(r"[A-Za-z0-9_.:%][A-Za-z0-9_.:%-]*", value):
+                brackets = "; an IPv6 address stands without brackets here" if value.startswith("[") else ""
+                raise ValueError(f"{name} `{value}` is not the name of a {name}{brackets}")
         if self.slurm != SlurmSpec() and self.scheduler is None:
             raise ValueError("`slurm` goes with `scheduler: slurm`")
         return self

@@ -130,6 +130,11 @@ def test_a_host_that_ssh_would_take_for_an_option_is_refused(host: str) -> None:
         validated(HostSpec, {"host": host}, source="jobs.yaml", at="hosts.x")
 
 
+def test_an_ipv6_address_in_brackets_is_told_to_stand_without_them() -> None:
+    with pytest.raises(ConfigError, match=r"host `\[fd00::1\]` is .* without brackets here"):
+        validated(HostSpec, {"host": "[fd00::1]"}, source="jobs.yaml", at="hosts.x")
+
+
 @pytest.mark.parametrize("host", ["gpu.example.org", "10.0.0.1", "::1", "fe80::1%eth0", "gpu_box-2"])
 def test_names_and_addresses_are_hosts(host: str) -> None:
     assert validated(HostSpec, {"host": host}, source="jobs.yaml", at="hosts.x").host == host
@@ -140,6 +145,6 @@ def test_what_a_later_version_runs_is_refused_by_name_and_with_what_there_is() -
     with pytest.raises(JobsError) as raised:
         require_supported(later, "chat")
     what = raised.value.what
-    assert what.startswith("jobs.yaml: jobs.chat.resources.nodes: 2 at `runpod`: pods have no private network between")
+    assert what.startswith("jobs.yaml: jobs.chat.resources.nodes: 2 at `runpod`: gptops rents single pods there,")
     assert what.endswith(f"instead: {INSTEAD}")
     require_supported(job(), "demo")
