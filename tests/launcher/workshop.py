@@ -125,6 +125,20 @@ class HurryingClock(SystemClock):
         self.ahead += seconds - moment
 
 
+def write_stand_ins(root: Path) -> None:
+    """The project's own trainer and torchrun, which it brings with its code."""
+    for name, text in {
+        "torch/distributed/run.py": TORCHRUN,
+        "trainer/__main__.py": TRAINER,
+        "trainer/__init__.py": "",
+        "torch/__init__.py": "",
+        "torch/distributed/__init__.py": "",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    shutil.copy(manifest.__file__, root / "trainer" / "manifest.py")
+
+
 @dataclass
 class Workshop:
     """One project, one state directory, and what was said."""
@@ -144,16 +158,7 @@ class Workshop:
         self.root = (self.folder / "project").resolve()
         self.gate = self.folder / "gate"
         self.gate.mkdir(parents=True)
-        for name, text in {
-            "torch/distributed/run.py": TORCHRUN,
-            "trainer/__main__.py": TRAINER,
-            "trainer/__init__.py": "",
-            "torch/__init__.py": "",
-            "torch/distributed/__init__.py": "",
-        }.items():
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / name).write_text(text)
-        shutil.copy(manifest.__file__, self.root / "trainer" / "manifest.py")
+        write_stand_ins(self.root)
         self.write_jobs()
 
     def write_jobs(self, *more: str, **extra: str) -> None:
