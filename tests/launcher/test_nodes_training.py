@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 
 from launcher.books.ledger import RunState
 from launcher.hosts.preflight_checks import Asked, Verdict
+from launcher.nodes.choosing import open_group
 from launcher.nodes.opening import connected
 from launcher.nodes.preflight import NodesPreflight
 from launcher.running.upload import remote_code
@@ -29,17 +31,17 @@ ENDLESS = ("train.max_steps=1000000", "checkpoint.every_steps=2")
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Two machines that `gptops up` has opened as a group."""
-    for made in make_lab(tmp_path_factory.mktemp("lab"), 2):
-        opened = made.gptops("up", "--nodes", "2", "--host", "lan")
-        assert (opened.exit_code, opened.stdout) == (0, "box0\nbox1\n"), opened.stderr
+    """Three machines that `gptops up` has opened as a group: a job on two has one to spare."""
+    for made in make_lab(tmp_path_factory.mktemp("lab"), 3):
+        opened = made.gptops("up", "--nodes", "3", "--host", "lan")
+        assert (opened.exit_code, opened.stdout) == (0, "box0\nbox1\nbox2\n"), opened.stderr
         yield made
 
 
 @pytest.fixture(scope="module")
 def trained(lab: Lab) -> Finished:
-    """`gptops train two`, to its end."""
-    return lab.gptops("train", "two")
+    """`gptops train two` on all three, to its end."""
+    return lab.gptops("train", "two", "--nodes", "3")
 
 
 def home(lab: Lab, run_id: str) -> Path:
@@ -54,21 +56,21 @@ def test_a_group_is_open_with_its_set_up_done_and_its_addresses_written_down(lab
     assert [(row.group_name, row.inside) for row in rows] == [("lan", each) for each in inside]
 
 
-def test_two_nodes_train_one_model_to_the_end(lab: Lab, trained: Finished) -> None:
+def test_three_nodes_train_one_model_to_the_end(lab: Lab, trained: Finished) -> None:
     assert trained.exit_code == 0, trained.stdout + trained.stderr
     assert trained.stdout.count("step 6/6  loss") == 1, "one training, told once"
-    assert "2 nodes met at 198.18." in trained.stderr
+    assert "3 nodes met at 198.18." in trained.stderr
     assert "over lan0" in trained.stderr
 
 
-def test_a_run_on_two_nodes_is_one_run_in_the_books_and_in_ps(lab: Lab, trained: Finished) -> None:
+def test_a_run_on_three_nodes_is_one_run_in_the_books_and_in_ps(lab: Lab, trained: Finished) -> None:
     with lab.ledger() as ledger:
         [run] = ledger.runs()
         assert (run.state, run.exit_code) == (RunState.ENDED, 0)
-        assert [node.host_name for node in ledger.nodes(run.run_id)] == ["box0", "box1"]
+        assert [node.host_name for node in ledger.nodes(run.run_id)] == ["box0", "box1", "box2"]
     shown = json.loads(lab.gptops("ps", "--json").stdout)
     words = {row["name"]: row["runs"] for row in shown}
-    assert words == {f"box{node}": [f"{run.run_id} (ended, node {node} of 2)"] for node in (0, 1)}
+    assert words == {f"box{node}": [f"{run.run_id} (ended, node {node} of 3)"] for node in (0, 1, 2)}
 
 
 def test_its_checkpoints_come_home_and_then_go_on_every_node(lab: Lab, trained: Finished) -> None:
@@ -85,7 +87,7 @@ def test_its_checkpoints_come_home_and_then_go_on_every_node(lab: Lab, trained: 
     assert left == []
 
 
-def test_parts_on_two_nodes_come_home_as_one_checkpoint_and_a_part_alone_stays(lab: Lab, trained: Finished) -> None:
+def test_parts_on_three_nodes_come_home_as_one_checkpoint_and_a_part_alone_stays(lab: Lab, trained: Finished) -> None:
     with lab.ledger() as ledger:
         [run] = ledger.runs()
     there = [node.home / "gptops" / run.run_id / "checkpoints" for node in lab.nodes.all]
@@ -99,10 +101,10 @@ def test_parts_on_two_nodes_come_home_as_one_checkpoint_and_a_part_alone_stays(l
     assert synced.exit_code == 0, synced.stderr
     assert [each["step"] for each in answer["synced"]] == [9]
     whole = manifest.verify(home(lab, run.run_id) / "checkpoints" / manifest.step_name(9))
-    assert sorted(whole.files) == ["rank0.bin", "rank1.bin"]
+    assert sorted(whole.files) == ["rank0.bin", "rank1.bin", "rank2.bin"]
     assert [broken["name"] for broken in answer["broken"]] == [manifest.step_name(12)]
     left = [path.name for folder in there for path in manifest.published(folder)]
-    assert left == [manifest.step_name(12)], "the parts of what is whole at home have gone from both"
+    assert left == [manifest.step_name(12)], "the parts of what is whole at home have gone from all"
     manifest.remove(there[1] / manifest.step_name(12))
 
 
@@ -112,15 +114,15 @@ def publish_part(checkpoints: Path, step: int, part: int) -> None:
     building.mkdir(parents=True)
     (building / f"rank{part}.bin").write_bytes(f"weights of rank {part} ".encode() * 500)
     files = manifest.settled_files(building)
-    manifest.publish_as(building, manifest.Manifest(step, files, part=part, parts=2, save=f"save-{step}"))
+    manifest.publish_as(building, manifest.Manifest(step, files, part=part, parts=3, save=f"save-{step}"))
 
 
 def test_each_nodes_log_can_be_read(lab: Lab, trained: Finished) -> None:
     other = lab.gptops("logs", "--node", "1")
     assert other.exit_code == 0, other.stderr
     assert "step 6/6  loss" not in other.stdout, "node 0 tells it"
-    nobodys = lab.gptops("logs", "--node", "2")
-    assert (nobodys.exit_code, "there is no node 2" in nobodys.stderr) == (4, True)
+    nobodys = lab.gptops("logs", "--node", "3")
+    assert (nobodys.exit_code, "there is no node 3" in nobodys.stderr) == (4, True)
 
 
 def test_a_port_that_is_taken_is_said_before_anything_starts(lab: Lab) -> None:
@@ -146,7 +148,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(lab: Lab) -> None:
 
 def test_the_pairwise_checks_measure_links_and_an_all_reduce(lab: Lab, trained: Finished, tmp_path: Path) -> None:
     with lab.ledger() as ledger:
-        rows = ledger.instances()
+        rows = open_group(ledger, "lan")[:2]
     with connected(rows, lab.state, lab.clock) as there:
         asked, insides = [Asked(row.name) for row in rows], [row.inside for row in rows]
         code = remote_code(lab.project)
@@ -181,62 +183,90 @@ def test_code_that_somebody_changed_on_one_node_is_refused_by_name(lab: Lab, tra
     assert "the code on `box1` is not the code on `box0`" in refused.stderr
 
 
-@dataclass(frozen=True)
-class Story:
-    """What was seen of one run, from its beginning to what went on from it."""
-
-    run_id: str
-    ended: Finished
-    again: Finished | None = None
-    last: Finished | None = None
+@pytest.fixture(scope="module")
+def without_one(lab: Lab, trained: Finished) -> Iterator[subprocess.Popen[str]]:
+    """`gptops run` on two of three machines, of which one has lost its power in the middle."""
+    with lab.started("run", "long", "--skip-setup", "--skip-test") as running:
+        first = wait_until(lambda: saving(lab, "long-*"), seconds=120, what="a checkpoint on node 0")
+        lab.nodes.kill(1)
+        wait_until(lambda: saving(lab, "long-*") - first, seconds=120, what="a checkpoint of the next run on node 0")
+        yield running
+        running.kill()
 
 
 @pytest.fixture(scope="module")
-def without_power(lab: Lab, trained: Finished) -> Story:
-    """`gptops run`, of which node 1 loses its power in the middle."""
-    with lab.started("run", "long", "--skip-setup", "--skip-test") as running:
-        wait_until(lambda: saved(lab, "long-*"), seconds=180, what="a checkpoint on node 0")
-        lab.nodes.kill(1)
-        stdout, stderr = running.communicate(timeout=300)
-    wait_until(lambda: lab.nodes[0].processes() == [], what="nothing of it is left on the node that is there")
-    lab.nodes.restart(1)
-    return Story("", Finished(running.returncode, stdout, stderr))
+def without_two(lab: Lab, without_one: subprocess.Popen[str]) -> Finished:
+    """The same to its end, after the machine where they met has lost its power too."""
+    lab.nodes.kill(0)
+    stdout, stderr = without_one.communicate(timeout=240)
+    wait_until(lambda: lab.nodes[2].processes() == [], what="nothing of it is left on the node that is there")
+    for node in (0, 1):
+        lab.nodes.restart(node)
+    return Finished(without_one.returncode, stdout, stderr)
+
+
+def nodes_of(lab: Lab, job: str) -> list[list[str]]:
+    """The machines of each run of the job, oldest first."""
+    with lab.ledger() as ledger:
+        runs = [run for run in ledger.runs() if run.job == job]
+        return [[node.host_name for node in ledger.nodes(run.run_id)] or [run.host_name] for run in runs]
+
+
+def test_the_spare_machine_takes_the_place_of_one_that_is_lost(lab: Lab, without_one: subprocess.Popen[str]) -> None:
+    assert without_one.poll() is None, "it goes on"
+    assert nodes_of(lab, "long") == [["box0", "box1"], ["box0", "box2"]]
+
+
+def test_without_the_machine_where_they_met_the_rest_goes_on_to_the_end(lab: Lab, without_two: Finished) -> None:
+    assert without_two.exit_code == 0, without_two.stderr
+    assert "lost box1; beginning anew from what is at home" in without_two.stderr
+    assert "lost box0; beginning anew from what is at home" in without_two.stderr
+    assert "going on with the rest, box2: 2 were wanted" in without_two.stderr
+    assert nodes_of(lab, "long") == [["box0", "box1"], ["box0", "box2"], ["box2"]]
+    with lab.ledger() as ledger:
+        codes = [run.exit_code for run in ledger.runs() if run.job == "long"]
+    assert codes == [ExitCode.PEER_LOST, ExitCode.PEER_LOST, 0]
+
+
+def test_the_curve_over_all_its_runs_is_one(lab: Lab, without_two: Finished) -> None:
+    with lab.ledger() as ledger:
+        last = home(lab, [run for run in ledger.runs() if run.job == "long"][-1].run_id)
+    rows = [json.loads(line) for line in (last / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 301)), "every step once"
+    assert manifest.checkpoints(last / "checkpoints")[-1].name == manifest.step_name(300)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What was seen of one run that was cut in two."""
+
+    run_id: str
+    newest: Path
+    """The newest checkpoint on the disk that the nodes share."""
+    ended: Finished
+    synced: Finished
+    again: Finished
 
 
 @pytest.fixture(scope="module")
 def cut_off(lab: Lab) -> Story:
-    """The cable of node 0, where they met, is pulled out in the middle and plugged in again; then all go on."""
+    """The cable of node 0, where they met, is pulled out in the middle and plugged in again."""
     run_id = started(lab, "train", "two", *ENDLESS)
     lab.nodes.cut(0)
     told_by_others = lab.gptops("logs", run_id, "-f")
     wait_until(lambda: not trains(lab, 0), seconds=180, what="the node that is cut off gives up too")
+    newest = shared(lab, run_id)
+    synced = lab.gptops("sync", run_id)
     lab.nodes.heal(0)
     told_by_all = lab.gptops("logs", run_id, "-f")
-    again = started(lab, "train", "two", "--nodes", "2", "--resume", run_id, *ENDLESS)
-    stopped = lab.gptops("stop", again, "--json")
-    return Story(run_id, told_by_others, told_by_all, stopped)
+    return Story(run_id, newest, told_by_others, synced, told_by_all)
 
 
-def test_a_job_whose_node_loses_its_power_goes_on_with_the_rest_to_its_end(lab: Lab, without_power: Story) -> None:
-    done = without_power.ended
-    assert done.exit_code == 0, done.stderr
-    assert "lost box1; beginning anew from what is at home" in done.stderr
-    assert "going on with the rest, box0: 2 were wanted" in done.stderr
-    with lab.ledger() as ledger:
-        first, second = [run for run in ledger.runs() if run.job == "long"]
-        assert (first.exit_code, second.exit_code) == (ExitCode.PEER_LOST, 0)
-        assert ([node.host_name for node in ledger.nodes(first.run_id)], ledger.nodes(second.run_id)) == (
-            ["box0", "box1"],
-            [],
-        )
-
-
-def test_the_curve_over_both_runs_is_one(lab: Lab, without_power: Story) -> None:
-    last = max((lab.root / "runs").glob("long-*"), key=lambda path: (path / "train.log").stat().st_mtime)
-    steps = [json.loads(line)["step"] for line in (last / "metrics.jsonl").read_text().splitlines()]
-    trained = [step for step in steps if step]
-    assert sorted(set(trained)) == list(range(1, 301))
-    assert manifest.checkpoints(last / "checkpoints")[-1].name == manifest.step_name(300)
+@pytest.fixture(scope="module")
+def stopped(lab: Lab, cut_off: Story) -> Finished:
+    """All go on from there, and are told to end."""
+    again = started(lab, "train", "two", "--nodes", "2", "--resume", cut_off.run_id, *ENDLESS)
+    return lab.gptops("stop", again, "--json")
 
 
 def test_when_the_node_where_they_met_is_lost_the_others_tell_how_it_ended(cut_off: Story) -> None:
@@ -244,17 +274,24 @@ def test_when_the_node_where_they_met_is_lost_the_others_tell_how_it_ended(cut_o
     assert f"`{cut_off.run_id}` lost `box0`" in cut_off.ended.stderr
 
 
+def test_what_the_others_have_of_a_shared_disk_comes_home_without_the_lost_node(lab: Lab, cut_off: Story) -> None:
+    assert cut_off.synced.exit_code == 5, "the lost node may have more"
+    assert "`box0`" in cut_off.synced.stderr
+    there = home(lab, cut_off.run_id) / "checkpoints" / cut_off.newest.name
+    assert manifest.verify(there).step == manifest.step_of(there.name)
+    rows = [json.loads(line) for line in (there.parents[1] / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row][-1] >= manifest.verify(there).step
+
+
 def test_a_link_that_was_cut_and_healed_has_ended_the_run_and_lost_no_node(cut_off: Story) -> None:
-    assert cut_off.again is not None
     assert cut_off.again.exit_code == 9, cut_off.again.stderr
     assert "its nodes lost each other" in cut_off.again.stderr
     assert f"gptops train two --nodes 2 --resume {cut_off.run_id}" in cut_off.again.stderr
 
 
-def test_stop_lets_all_nodes_save_one_checkpoint_and_ends_them(lab: Lab, cut_off: Story) -> None:
-    assert cut_off.last is not None
-    answer = json.loads(cut_off.last.stdout)
-    assert (cut_off.last.exit_code, answer["phase"], answer["exit_code"]) == (0, "ended", ExitCode.STOPPED)
+def test_stop_lets_all_nodes_save_one_checkpoint_and_ends_them(lab: Lab, stopped: Finished) -> None:
+    answer = json.loads(stopped.stdout)
+    assert (stopped.exit_code, answer["phase"], answer["exit_code"]) == (0, "ended", ExitCode.STOPPED)
     assert answer["nodes"] == [["box0", "ended"], ["box1", "ended"]]
     wait_until(lambda: not any(node.processes() for node in lab.nodes.all), what="nothing of it is left anywhere")
 
@@ -264,14 +301,23 @@ def started(lab: Lab, *words: str) -> str:
     done = lab.gptops(*words, "--skip-setup", "--detach")
     assert done.exit_code == 0, done.stderr
     run_id = done.stdout.strip()
-    wait_until(lambda: saved(lab, run_id), seconds=180, what="a checkpoint on node 0")
+    wait_until(lambda: saving(lab, run_id), seconds=180, what="a checkpoint on node 0")
     return run_id
 
 
-def saved(lab: Lab, run: str) -> bool:
-    """Whether the run has told of a checkpoint of its own."""
+def saving(lab: Lab, run: str) -> set[str]:
+    """Such runs that have told of a checkpoint of their own on node 0."""
     logs = (lab.nodes[0].home / "gptops").glob(f"{run}/logs/train.log")
-    return any("saved `step_" in log.read_text() for log in logs)
+    return {log.parents[1].name for log in logs if "saved `step_" in log.read_text()}
+
+
+def shared(lab: Lab, run_id: str) -> Path:
+    """The newest checkpoint of node 0, which node 1 has too, as on a disk that they share; with the metrics."""
+    mine, others = (lab.nodes[node].home / "gptops" / run_id for node in (0, 1))
+    newest = manifest.checkpoints(mine / "checkpoints")[-1]
+    shutil.copytree(newest, others / "checkpoints" / newest.name)
+    shutil.copy(mine / "metrics.jsonl", others)
+    return newest
 
 
 def trains(lab: Lab, node: int) -> bool:
