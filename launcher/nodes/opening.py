@@ -46,15 +46,18 @@ class GroupOpener:
 
     def _open_already(self, request: GroupRequest, node: int) -> InstanceRow | None:
         """The machine where it is open as one of this group. Half opened or half ended, it is ended first."""
-        name = request.plans[node].name
+        plan = request.plans[node]
+        name, wanted = plan.name, (plan.project, plan.group_name, plan.inside)
         with (
             Ledger(self.state.ledger, self.clock) as ledger,
             hold(self.state.host_lock(name), f"opens the group {request.name}", self.clock),
         ):
             row = next((row for row in ledger.instances() if row.name == name), None)
-            if row is None or (row.state is InstanceState.OPEN and row.group_name != request.name):
+            if row is None:
                 return None
             if row.state is InstanceState.OPEN:
+                if (row.project, row.group_name, row.inside) != wanted:
+                    return None  # another's of this name: opening it says so
                 self._sayer(name)("it is open already")
                 return row
             end_instance(row, open_provider(row.provider, self.state, clock=self.clock), ledger, self.state, self.clock)
