@@ -15,7 +15,7 @@ from trainer.models.build import build_model
 from trainer.models.decoding import MIN_TOKENS, decoding
 from trainer.models.generate import generate_batch, stream
 from trainer.models.language_model import LanguageModel, Linear
-from trainer.models.packed import packed
+from trainer.models.packed import Layer, packed
 from trainer.models.sampling import Sampling
 
 WIDE = ModelConfig(d_model=64, n_layers=2, n_heads=2, max_seq_len=64, vocab_size=101)
@@ -52,19 +52,15 @@ def is_packed(model: LanguageModel) -> bool:
 
 @pytest.mark.parametrize("is_one_row", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("outputs", "inputs"), [(96, 32), (32, 96), (7, 5)])
-def test_a_packed_matrix_gives_the_products_of_the_plain_one(
-    outputs: int, inputs: int, dtype: torch.dtype, is_one_row: bool
-) -> None:
+def test_packed_matrices_give_the_products_of_the_plain_ones(dtype: torch.dtype, is_one_row: bool) -> None:
     torch.manual_seed(1)
-    linear = torch.nn.Linear(inputs, outputs).to(dtype)
-    for bias in (linear.bias, None):
-        product = packed(linear.weight, bias, is_one_row=is_one_row)
-        for rows in (1, 2, 9):
-            x = torch.randn(rows, 1, inputs, dtype=dtype)
+    linears = [torch.nn.Linear(inputs, outputs).to(dtype) for outputs, inputs in ((96, 32), (32, 96), (7, 5), (5, 7))]
+    layers = [Layer(linear.weight, bias) for linear in linears for bias in (linear.bias, None)]
+    for layer, product in zip(layers, packed(layers, is_one_row=is_one_row), strict=True):
+        for shape in ((1, 1), (2, 1), (9, 1), (1, 6)):
+            x = torch.randn(*shape, layer.weight_OI.shape[1], dtype=dtype)
             with torch.no_grad():
-                wanted = torch.nn.functional.linear(x, linear.weight, bias)
-                torch.testing.assert_close(product(x), wanted)
+                torch.testing.assert_close(product(x), torch.nn.functional.linear(x, *layer))
 
 
 @pytest.mark.parametrize("rows", [1, 4])

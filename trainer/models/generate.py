@@ -25,8 +25,12 @@ from trainer.config import ModelConfig
 from trainer.models.build import NETWORKS
 from trainer.models.cache import KVCache
 from trainer.models.decoding import decoding
+from trainer.models.one_row import OneRow
 from trainer.models.products import compute_dtype
 from trainer.models.sampling import Sampling, sampled_ids, uniforms
+
+_NO_DRAWS = torch.empty(0, dtype=torch.float64)
+"""The likeliest id needs none."""
 
 
 @dataclass
@@ -72,9 +76,9 @@ def stream(
 ) -> Generator[int, None, None]:
     """The ids of `generate`, each as soon as it is drawn. The model is in evaluation mode until it is exhausted."""
     without_gradients = _without_gradients(model)
-    with decoding(model, rows=1, tokens=max_tokens), _evaluating(model):
+    with decoding(model, rows=1, tokens=max_tokens) as one_row, _evaluating(model):
         with without_gradients():
-            rows = _Rows(model, [prompt_ids], max_tokens, sampling, stop_ids)
+            rows = _Rows(model, [prompt_ids], max_tokens, sampling, stop_ids, one_row=one_row)
         told = 0
         while rows.living:
             with without_gradients():  # and not where the caller goes on
@@ -98,8 +102,9 @@ def generate_batch(
     """
     if not prompts or max_tokens < 1:
         return [Completion() for _ in prompts]
-    with decoding(model, rows=len(prompts), tokens=max_tokens), _evaluating(model), _without_gradients(model)():
-        rows = _Rows(model, prompts, max_tokens, sampling, stop_ids, with_logps)
+    num_rows = len(prompts)
+    with decoding(model, rows=num_rows, tokens=max_tokens) as one_row, _evaluating(model), _without_gradients(model)():
+        rows = _Rows(model, prompts, max_tokens, sampling, stop_ids, with_logps, one_row)
         while rows.living:
             rows.step()
     return rows.completions
@@ -116,9 +121,10 @@ class _Rows:
         sampling: Sampling,
         stop_ids: Collection[int],
         with_logps: bool = False,
+        one_row: OneRow | None = None,
     ) -> None:
         assert all(prompts), "an empty prompt: pass the end-of-text id"
-        self._model, self._sampling, self._max_tokens = model, sampling, max_tokens
+        self._model, self._sampling, self._max_tokens, self._one_row = model, sampling, max_tokens, one_row
         self._stop_ids, self._with_logps = frozenset(stop_ids), with_logps
         config = cast(ModelConfig, model.config)  # nn.Module takes every attribute for a tensor or a module
         self._limit = config.max_seq_len
@@ -148,7 +154,7 @@ class _Rows:
 
     def _drawn(self, numbers: Sequence[int]) -> list[int]:
         """The id each living row would go on with, were its prompt at its end."""
-        draws_B = uniforms(self._sampling.seed, self.living, numbers)
+        draws_B = uniforms(self._sampling.seed, self.living, numbers) if self._sampling.temperature else _NO_DRAWS
         ids_B = sampled_ids(self._logits_BV, self._sampling, draws_B)
         if self._with_logps:
             temperature = self._sampling.temperature or 1.0
@@ -172,6 +178,8 @@ class _Rows:
 
     def _next_logits(self) -> Tensor:
         if self._cache.length < self._limit:
+            if self._one_row is not None:
+                return self._one_row.logits(self._newest(self.living[0]), self._cache)
             return self._forward([[self._newest(row)] for row in self.living])
         self._cache.clear()
         texts = [[*self._prompts[row], *self.completions[row].ids][: self._position] for row in self.living]
