@@ -141,7 +141,8 @@ def _ask(project: Path, jobs: list[str], *, yes: bool) -> None:
         price, usd = job.resources.max_price_per_hour, job.budget.max_usd
         at_most = f"${price:.2f}/h at most" if price is not None else "at any price"
         in_all = f"${usd:.2f} in all" if usd is not None else "without a limit in all (budget.max_usd)"
-        console.say(f"`{name}` rents at `{job.provider}`: {at_most}, {in_all}")
+        each = f", for each of its {job.resources.nodes} machines" if job.resources.nodes > 1 else ""
+        console.say(f"`{name}` rents at `{job.provider}`: {at_most}{each}, {in_all}")
     if billed and not yes and not (sys.stdin.isatty() and typer.confirm("rent, and replace what is lost?", err=True)):
         raise UsageError("nothing was rented", why="renting costs money", hint=f"gptops run {shlex.join(jobs)} --yes")
 

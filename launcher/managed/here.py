@@ -14,6 +14,7 @@ from launcher.clock import Clock
 from launcher.errors import NotFound
 from launcher.hosts.closing import finish_leftovers
 from launcher.hosts.deadman import Armer
+from launcher.hosts.opening import Guard
 from launcher.hosts.preflight import examine
 from launcher.hosts.preflight_checks import Asked, Check
 from launcher.hosts.setup import setup_inputs
@@ -24,13 +25,15 @@ from launcher.managed.notice import notifier
 from launcher.managed.outside import Outside, Wish
 from launcher.managed.view import View
 from launcher.nodes.choosing import open_group
+from launcher.nodes.cluster_renting import ClusterRenter
+from launcher.nodes.market import ClusterRequest, cluster_request
 from launcher.nodes.opening import GroupOpener, connected
 from launcher.nodes.preflight import NodesPreflight
 from launcher.nodes.request import group_request
 from launcher.paths import StatePaths
 from launcher.project import Project
 from launcher.providers.base import Provider
-from launcher.providers.by_name import open_provider
+from launcher.providers.by_name import open_networks, open_provider
 from launcher.remote.host import Host
 from launcher.remote.ssh import SshTransport
 from launcher.remote.transport import Transport
@@ -144,6 +147,9 @@ class Here:
 
     def _rent_group(self, wish: Wish) -> InstanceRow:
         """Open already, it is taken as it is: it may have machines to spare."""
+        wanted = cluster_request(Flags(job=wish.job_name), None, self.project, name=wish.name)
+        if wanted is not None:
+            return self._rent_cluster(wanted, wish)
         request = group_request(Flags(job=wish.job_name), None, self.project)
         assert request is not None
         there = open_group(self.ledger, request.name)
@@ -152,6 +158,30 @@ class Here:
         if self.choices.skip_setup:
             request = replace(request, setup=None)
         return GroupOpener(self.state, self.clock, self.steps.note).open(request)[0]
+
+    def _rent_cluster(self, wanted: ClusterRequest, wish: Wish) -> InstanceRow:
+        """Rented machines, under the errand's name: those that a killed gptops had opened whole, or new ones."""
+        finish_leftovers(self.ledger, self.state, self.clock, self.steps.note)
+        there = self.ledger.group(wish.name, InstanceState.OPEN)
+        if len(there) >= wanted.request.nodes:
+            return there[0]
+        provider = self.provider(wanted.asked.provider, wish.job_name)
+
+        def guard(own: Ledger) -> Guard:
+            armer = Armer(own, self.state, self.clock, self.talk.notice)
+
+            def arm(row: InstanceRow, transport: Transport) -> InstanceRow:
+                price = wanted.request.nodes * row.price_per_hour
+                left = hours_left(wish.limits, wish.spent_usd, wish.hours, price)
+                idle_minutes = wish.job.budget.idle_minutes
+                return armer.arm(row, provider.off_switch, transport, hours=left, idle_minutes=idle_minutes)
+
+            return arm
+
+        networks = open_networks(wanted.asked.provider, self.clock)
+        renter = ClusterRenter(provider, networks, self.ledger, self.state, self.clock, self.steps.note, guard)
+        request = replace(wanted.request, limits=wish.limits, spent_usd=wish.spent_usd, hours=wish.hours)
+        return renter.rent(request, None if self.choices.skip_setup else wanted.setup)[0]
 
     def _examine_group(self, row: InstanceRow, scratch: Path) -> list[Check]:
         rows, port = open_group(self.ledger, row.group_name), meeting_port(self.jobs.jobs, row.group_name)

@@ -74,10 +74,12 @@ def _wish(errand: Errand, outside: Outside) -> Wish:
     )
 
 
-def fits(row: InstanceRow, job: JobSpec) -> bool:
-    """Whether the machine of one job does for the next."""
+def fits(row: InstanceRow, job: JobSpec, count: int = 1) -> bool:
+    """Whether the machine of one job, or the `count` of its group, does for the next. None that bills stands idle."""
     wanted = job.resources
     model = is_one_of(row.gpu_name, wanted.gpu_names)
+    if wanted.nodes > count or (wanted.nodes < count and row.price_per_hour > 0):
+        return False
     return row.provider == job.provider and row.gpus >= wanted.gpus and (model or not wanted.gpus) and job.host is None
 
 

@@ -26,7 +26,7 @@ def finished(errand: Errand, outside: Outside, decision: Decision, facts: Facts)
     labels = [row.label for row in outside.machines(errand)]
     following = errand.for_next_job(labels, sum(outside.spent_on(label) for label in labels))
     row = outside.machine(errand)
-    if machines.fits(row, outside.job(following)):
+    if machines.fits(row, outside.job(following), len(labels)):
         return following.now(job_began=outside.clock.now(), step=Step.TRAIN)
     return following.now(step=Step.LEAVE)
 

@@ -91,7 +91,7 @@ class Resources(Model):
     gpu_names: Strings = ()
     """Any of these models, as `nvidia-smi` spells them in part: [H100, A100]. Empty: any."""
     nodes: PositiveInt = 1
-    """Machines that train together, from one entry under `groups`."""
+    """Machines that train together: of one entry under `groups`, or rented, of one cluster."""
     rendezvous_port: int | None = Field(None, ge=1024, le=65535)
     """With several nodes: where they meet on the first of them; none: a free port."""
     disk_gib: PositiveInt = DEFAULT_DISK_GIB

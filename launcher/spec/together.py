@@ -6,10 +6,10 @@ from launcher.errors import UsageError
 
 WHY_ALONE = {
     "local": "all nodes would be this one machine; `processes` starts several there",
-    "runpod": "pods have no private network between them; clusters with one are a product of their own in its API "
-    "(POST /v2/clusters), which gptops does not speak",
-    "lambda_cloud": "its public API launches single instances and says nothing of a network between them; 1-Click "
-    "Clusters are not in it",
+    "runpod": "gptops rents single pods there, without a fast private network between them; those with one are made by "
+    "calls of their own (POST /v2/clusters), which gptops does not speak",
+    "lambda_cloud": "its public API launches single instances and makes no private network for them; 1-Click Clusters "
+    "are not in it",
 }
 
 INSTEAD = "a group of machines of yours (docs/nodes.md), Slurm (docs/slurm.md), or `gptops render --for skypilot`"

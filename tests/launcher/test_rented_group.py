@@ -16,11 +16,13 @@ from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.errors import ExitCode, OfferGone, OverBudget, StillOpen, UsageError
 from launcher.hosts.closing import end_instance, finish_leftovers
 from launcher.hosts.gc import Collector
+from launcher.managed.machines import fits
 from launcher.nodes.cluster_renting import ClusterRenter
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider, Wanted
 from launcher.providers.by_name import open_networks, open_provider
 from launcher.renting.market import RentRequest
+from launcher.spec.jobs import JobSpec
 from tests.doubles.cloud import Reply
 from tests.doubles.fixtures import vast_rows  # noqa: F401 (a fixture)
 from tests.doubles.vast_api import CREATE, ONE, refusal, too_frequent
@@ -28,6 +30,7 @@ from tests.doubles.vast_cloud import VastCloud
 from tests.doubles.vast_lan import OVERLAY
 from tests.launcher.command_line import gptops
 from tests.launcher.hurry import HurriedClock
+from trainer.config import validated
 
 # ruff: noqa: F811 (the fixture's name is a test's argument)
 
@@ -202,6 +205,16 @@ def test_a_second_group_of_the_same_name_is_refused_before_anything_is_asked(off
     assert office.vast.count("POST", OVERLAY) == asked
     assert len(office.vast.alive()) == 2, "and the first one is left as it is"
     assert not [line for line in office.said if "gone" in line]
+
+
+@pytest.mark.parametrize(("nodes", "stays"), [(1, False), (2, True), (3, False)])
+def test_in_a_chain_a_rented_group_stays_for_a_job_on_as_many_machines_alone(
+    office: Office, nodes: int, stays: bool
+) -> None:
+    """Fewer would leave one that bills idle; more are not there."""
+    rows = opened(office)
+    job = validated(JobSpec, {"stage": "sft", "provider": "vast", "resources": {"nodes": nodes}}, source="", at="x")
+    assert fits(rows[0], job, len(rows)) is stays
 
 
 def test_a_leaked_network_is_found_by_its_name(office: Office) -> None:

@@ -24,6 +24,7 @@ from tests.doubles.vast_cloud import VastCloud
 from tests.doubles.vast_rack import Rack
 from tests.launcher.command_line import Finished, gptops
 from tests.launcher.hurry import HurriedClock
+from trainer import manifest
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,6 @@ jobs:
     provider: vast
     resources: {nodes: 2, gpus: 0, disk_gib: 8}
     env: {OMP_NUM_THREADS: 1}
-    on_finish: keep
     train:
       model: {d_model: 16, n_layers: 1, n_heads: 2, max_seq_len: 16}
       data: {path: corpus.txt, tokenizer: {kind: bytes}}
@@ -103,7 +103,7 @@ def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
         yield Hall(tmp_path, nodes, vast)
 
 
-def test_a_rented_group_is_opened_trained_on_and_ended_like_one_of_ones_own(hall: Hall) -> None:
+def test_a_rented_group_is_opened_and_ended_like_one_of_ones_own(hall: Hall) -> None:
     up = hall.gptops("up", "--job", "two", "--name", "duo", "--yes")
     assert (up.exit_code, up.stdout) == (0, "duo-0\nduo-1\n"), up.stderr
     assert "2 nodes are ready; `gptops down duo` ends them" in up.stderr
@@ -112,12 +112,19 @@ def test_a_rented_group_is_opened_trained_on_and_ended_like_one_of_ones_own(hall
     assert sorted(row.inside for row in rows) == ["10.1.0.1", "10.1.0.2"], "inside the overlay, not where SSH goes"
     assert all(row.deadline for row in rows), "each ends itself, whatever becomes of us"
 
-    trained = hall.gptops("train", "two")
-    assert trained.exit_code == 0, trained.stdout + trained.stderr
-    assert "2 nodes met at 10.1.0.1:" in trained.stderr
-    assert "over eth0" in trained.stderr
-    down = hall.gptops("down", "duo", "--discard")
+    down = hall.gptops("down", "duo")
     assert down.exit_code == 0, down.stderr
+    assert hall.nothing_is_left()
+
+
+def test_a_job_on_a_rented_group_is_seen_through_from_nothing_to_nothing(hall: Hall) -> None:
+    done = hall.gptops("run", "two", "--yes", "--skip-test")
+    assert done.exit_code == 0, done.stdout + done.stderr
+    assert "`two` rents at `vast`: at any price, for each of its 2 machines, without a limit in all" in done.stderr
+    assert "2 nodes met at 10.1.0.1:" in done.stderr
+    assert "over eth0" in done.stderr
+    [run] = (hall.root / "runs").glob("two-*")
+    assert [manifest.verify(path).step for path in manifest.checkpoints(run / "checkpoints")] == [2]
     assert hall.nothing_is_left()
 
 

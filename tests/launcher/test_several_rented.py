@@ -17,11 +17,14 @@ jobs:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("up", "--provider", "runpod", "--nodes", "2"), "pods have no private network between them"),
+        (
+            ("up", "--provider", "runpod", "--nodes", "2"),
+            "single pods there, without a fast private network between them",
+        ),
         (("up", "--job", "two"), "(POST /v2/clusters), which gptops does not speak"),
         (("up", "--provider", "local", "--nodes", "2"), "all nodes would be this one machine"),
-        (("offers", "--provider", "lambda_cloud", "--nodes", "2"), "1-Click Clusters are not in it"),
-        (("offers", "--job", "two"), "pods have no private network between them"),
+        (("offers", "--provider", "lambda_cloud", "--nodes", "2"), "makes no private network for them"),
+        (("offers", "--job", "two"), "single pods there, without a fast private network between them"),
     ],
 )
 def test_several_nodes_at_a_cloud_are_refused_with_the_reason(tmp_path: Path, words: tuple[str, ...], why: str) -> None:

@@ -57,6 +57,19 @@ class Customer:
     def json(self, *words: str) -> Any:
         return json.loads(self.vastai(*words, "--raw"))
 
+    def library(self, call: str) -> Any:
+        """What a method of its Python library returns: it has what the command has switched off."""
+        program = (
+            "import json, sys; from vastai import VastAI\n"
+            "vast = VastAI(api_key=sys.argv[1], server_url=sys.argv[2])\n"
+            "print('answer ' + json.dumps(eval(sys.argv[3])))"
+        )
+        argv = [str(self.program.parent / "python"), "-c", program, self.vast.key, self.vast.url, call]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home)}
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, cwd=self.home)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.rpartition("answer ")[2])
+
 
 @pytest.fixture
 def customer(tmp_path: Path) -> Iterator[Customer]:
@@ -111,3 +124,28 @@ def test_the_official_client_bids_and_pages_through_a_long_list_here(customer: C
     assert len(rows) == 31
     assert [row["id"] for row in rows if row["is_bid"]] == [created["new_contract"]]
     assert vast.count("GET", "/api/v1/instances/") == 2
+
+
+def test_the_official_library_makes_an_overlay_here_and_its_command_puts_machines_into_it(customer: Customer) -> None:
+    vast = customer.vast
+    vast.cluster(2, "H100 SXM", gpus=8, gpu_per_hour=16.0)
+    offers = customer.json("search", "offers", "cluster_id=77 num_gpus=8")
+    assert [offer["cluster_id"] for offer in offers] == [77, 77]
+    clusters = customer.library("vast.show_clusters()")
+    assert [node["machine_id"] for node in clusters["clusters"]["77"]["nodes"]] == [o["machine_id"] for o in offers]
+
+    name = "gptops-0123456789ab"
+    assert customer.library(f"vast.create_overlay(77, {name!r})")["success"] is True
+    first_ask, second_ask = (str(offer["id"]) for offer in offers)
+    created = customer.json("create", "instance", first_ask, "--image", "an/image:1", "--disk", "20", "--ssh",
+                            "--direct", "--env", f"-n {name}")  # fmt: skip
+    first = created["new_contract"]
+    assert vast.box(first).request["env"] == {f"-n {name}": "1"}  # as ours sends it, too
+    second = customer.json("create", "instance", second_ask, "--image", "an/image:1", "--disk", "20", "--ssh")
+    customer.library(f"vast.join_overlay({name!r}, {second['new_contract']})")
+    [shown] = customer.library("vast.show_overlays()")
+    assert (shown["name"], shown["cluster_id"], shown["internal_subnet"]) == (name, 77, "10.1.0.0/24")
+    assert shown["instances"] == [first, second["new_contract"]]
+
+    customer.library(f"vast.delete_overlay({name!r})")
+    assert (vast.overlays, vast.alive()) == ({}, []), "it takes the instances along, as its help says"
