@@ -227,6 +227,15 @@ def _hole_in_the_middle(hub: Hub) -> str:
     return "hf:a/hole"
 
 
+def _bytes_that_do_not_unpack(compression: str) -> Callable[[Hub], str]:
+    def spoil(hub: Hub) -> str:
+        whole = parquet(100, text=[f"{n} {n * n}" * 9 for n in range(500)], compression=compression)
+        hub.publish_dataset(f"a/{compression}", {"a.parquet": whole[:900] + bytes(400) + whole[1300:]})
+        return f"hf:a/{compression}"
+
+    return spoil
+
+
 def _cut_off_lines(hub: Hub) -> str:
     lines = gzip.compress("".join(json.dumps({"text": f"{n} {n * n}"}) + "\n" for n in range(3000)).encode())
     hub.publish_dataset("a/cut-lines", {"a.json.gz": lines[: len(lines) // 2]})
@@ -244,6 +253,8 @@ def _cut_off_lines(hub: Hub) -> str:
         (_no_text, "`hf:a/numbers`: the column `text` holds no text", "`data.text_column=NAME`"),
         (_cut_off, "a file of the dataset `a/cut` is cut off or damaged", "hf download"),
         (_hole_in_the_middle, "a file of the dataset `a/hole` is cut off or damaged", "hf download"),
+        (_bytes_that_do_not_unpack("snappy"), "a file of the dataset `a/snappy` is cut off or damaged", "hf download"),
+        (_bytes_that_do_not_unpack("zstd"), "a file of the dataset `a/zstd` is cut off or damaged", "hf download"),
         (_cut_off_lines, "a file of the dataset `a/cut-lines` is cut off or damaged", "hf download"),
         (lambda hub: _other_columns(hub) + ":none", "the dataset `a/columns` has no configuration `none`", "CONFIG`"),
         (lambda hub: _other_columns(hub) + "@none", "the dataset `a/columns` has no split `none`", "@SPLIT`"),

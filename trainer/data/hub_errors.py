@@ -100,7 +100,15 @@ def unreachable(error: Exception, source: HubSource, endpoint: str, attempts: in
 
 ANEW = "remove the folder of the shards, and prepare anew"
 
-_DAMAGE = ("Parquet magic bytes", "Couldn't deserialize thrift", "Unexpected end of stream", "Page was smaller", "zlib")
+_DAMAGE = (
+    "Parquet magic bytes",
+    "Couldn't deserialize thrift",
+    "Unexpected end of stream",
+    "Page was smaller",
+    "Corrupt ",
+    "decompression failed",
+    "zlib",
+)
 
 
 def _status(error: BaseException) -> int | None:
