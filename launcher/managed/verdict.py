@@ -194,7 +194,7 @@ def _ended(facts: Facts, run: RunStatus) -> Decision:
         crash = Crash(exit_code=STOPPED, step=run.step)
         if facts.crash != crash:  # it gets on, turn by turn: that may be as often as it has to
             return Decision(Action.RESTART, f"its turn is over, not requeued: {run.job.not_requeued}", crash=crash)
-    if run.was_stopped:
+    if run.was_stopped or (run.job is not None and run.job.was_cancelled):
         return Decision(Action.FAIL, "it was stopped", Stopped("the run was stopped", why="somebody asked it to"))
     if run.phase is Phase.ABSENT:
         return _counted(facts, Action.AGAIN, Crash(exit_code=REMOVED), "the run is not on the machine any more")

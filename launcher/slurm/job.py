@@ -47,6 +47,11 @@ class SlurmJob:
         return self.state in _WAITING
 
     @property
+    def was_cancelled(self) -> bool:
+        """Somebody, or the cluster's staff, has ended it: nothing of it is wanted any more."""
+        return self.state.startswith("CANCELLED")
+
+    @property
     def is_stuck(self) -> bool:
         """It will not start by itself."""
         return self.waits and self.reason in _STUCK

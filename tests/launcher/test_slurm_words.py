@@ -113,6 +113,7 @@ GONE = RunStatus(Phase.LOST, attempt=1, step=5, job=SlurmJob("7", "GONE"))
         (Facts(run=NOT_REQUEUED, crash=Crash(exit_code=75, step=5)), Action.FAIL),
         (Facts(run=replace(NOT_REQUEUED, stop_requested=True)), Action.FAIL),
         (Facts(run=replace(ENDED, job=SlurmJob("7", "CANCELLED"))), Action.FAIL),
+        (Facts(run=replace(GONE, job=SlurmJob("7", "CANCELLED"))), Action.FAIL),
         (Facts(run=GONE), Action.RESTART),
         (Facts(run=GONE, crash=Crash(exit_code=KILLED, step=5)), Action.FAIL),
     ],
