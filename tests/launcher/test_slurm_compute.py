@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launcher.hosts.preflight_checks import Check, Verdict
-from launcher.nodes.compute import judged, link_check, node_check
+from launcher.nodes.compute_checks import judged, link_check, node_check
 from launcher.spec.jobs import JobSpec, Resources
 
 MIB = 1 << 20
