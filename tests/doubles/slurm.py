@@ -6,9 +6,10 @@
         slurm.refuse_to_begin(True)   # every prolog fails from now on; Slurm then drains the node and holds the job
 
 All nodes share the login node's home, as the nodes of a cluster do. There is no accounting (sacct), as on many small
-clusters. Partitions: `debug` (everything, the default), `closed` (takes jobs, starts none). One GPU a node, which is
-/dev/null. A requeued job waits for six seconds, the least that Slurm allows, where two minutes are its default. Needs
-root, Linux, and the packages slurm-wlm and munge; `reason_to_skip` says.
+clusters. Partitions: `debug` (everything, the default), `closed` (takes jobs, starts none), `urgent` (pre-empts those
+of `debug`, which Slurm requeues). One GPU a node, which is /dev/null. A requeued job waits for six seconds, the least
+that Slurm allows, where two minutes are its default. Needs root, Linux, and the packages slurm-wlm and munge;
+`reason_to_skip` says.
 """
 
 from __future__ import annotations
@@ -163,8 +164,11 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf
 JobCompType=jobcomp/none
 AccountingStorageType=accounting_storage/none
 KillWait=60
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 {machines}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
 PartitionName=closed Nodes=ALL MaxTime=INFINITE State=DOWN
 """

@@ -43,6 +43,14 @@ hosts:
     host: {host}
     scheduler: slurm
     slurm: {{partition: debug, extra: ["--cpus-per-task=2"], shell: ["export FROM_THE_HOST=1"]}}
+  short:
+    host: {host}
+    scheduler: slurm
+    slurm:
+      partition: debug
+      time: "1:00"
+      signal_seconds: 59
+      shell: ['[ -z "${{SLURM_RESTART_COUNT-}}" ] || rm -f "{gate}/limit"']
   nowhere: {{host: {host}, scheduler: slurm, slurm: {{partition: no-such-partition}}}}
   closed: {{host: {host}, scheduler: slurm, slurm: {{partition: closed}}}}
 """
@@ -84,10 +92,10 @@ class Lab:
         assert started.exit_code == 0, started.stderr
         return started.stdout.strip()
 
-    def newest(self, job: str) -> str:
-        """The id of the job's newest run on the cluster; "" while there is none."""
+    def runs(self, job: str) -> set[str]:
+        """The ids of the job's runs that were submitted."""
         found = (self.slurm.login.home / REMOTE_ROOT).glob(f"{job}-*/status/slurm_job")
-        return max(((path.stat().st_mtime, path.parents[1].name) for path in found), default=(0.0, ""))[1]
+        return {path.parents[1].name for path in found}
 
     def remote(self, run_id: str) -> Path:
         """The run's folder on the cluster."""
@@ -138,7 +146,7 @@ def make_lab(folder: Path) -> Iterator[Lab]:
     obedient = Workshop(folder, where="ssh", steps=8)
     ensure_key(obedient.state.private_key)
     with Slurm(folder / "cluster", NODES, [public_line(obedient.state.private_key)]) as slurm:
-        hosts = HOSTS.format(host=slurm.login.address.host)
+        hosts = HOSTS.format(host=slurm.login.address.host, gate=obedient.gate)
         (obedient.root / "torch" / "distributed" / "run.py").write_text(TORCHRUN)
         deaf = "    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as the real one, under Slurm\n    sys.exit(75)"
         (obedient.root / "trainer" / "__main__.py").write_text(TRAINER.replace("    sys.exit(75)", deaf))

@@ -33,13 +33,6 @@ def test_a_job_runs_on_every_node_and_writes_into_one_home(slurm: Slurm) -> None
     assert (slurm.login.home / f"slurm-{job}.out").read_text().split() == ["0", "0"]
 
 
-def test_a_requeued_job_waits_for_seconds_and_has_its_id_again(slurm: Slurm) -> None:
-    script = 'echo "$SLURM_RESTART_COUNT"; [ "$SLURM_RESTART_COUNT" ] || { scontrol requeue "$SLURM_JOB_ID"; sleep 9; }'
-    job = submit(slurm, script, "--requeue", "--open-mode=append")
-    wait_until(lambda: job not in slurm.jobs(), what="the job has ended twice")
-    assert (slurm.login.home / f"slurm-{job}.out").read_text().split()[-1] == "1"
-
-
 def test_a_failing_prolog_keeps_jobs_from_beginning_until_it_is_mended(slurm: Slurm) -> None:
     slurm.refuse_to_begin(True)
     job = submit(slurm, "true")
