@@ -210,8 +210,9 @@ def _left(errand: Errand, ledger: Ledger) -> str:
     if deadlines:
         ends = datetime.datetime.fromtimestamp(max(deadlines)).isoformat(" ", "minutes")
         at_most = f"; it ends itself at {ends} at the latest"
-    names = ", ".join(f"`{each.name}`" for each in rows)
-    what = f"`{errand.run_id}` goes on on {names}" if errand.run_id else f"{names} {'are' if rows[1:] else 'is'} open"
+    on = [label for run in ledger.runs() if run.run_id == errand.run_id for label in ledger.machines(run)]
+    names = ", ".join(f"`{ledger.instance(label).name}`" for label in on or [each.label for each in rows])
+    what = f"`{errand.run_id}` goes on on {names}" if on else f"{names} {'are' if rows[1:] else 'is'} open"
     rest = "" if errand.is_last else f"; {', '.join(errand.jobs[errand.position + 1 :])} wait until you are back"
     end = f"gptops down {row.group_name or row.name} --sync-first"
     if errand.run_id and LocalRun(Path(errand.project_root) / "runs" / errand.run_id).batch.exists():

@@ -119,6 +119,11 @@ class Outside:
         row = self.ledger.instance(errand.label)
         return [row, *(other for other in self.ledger.group(row.group_name) if other.label != row.label)]
 
+    def names(self, errand: Errand) -> list[str]:
+        """Of the machines that the run at work is on; some of a group may be spare, or lost."""
+        on = self.ledger.machines(self.ledger.run(errand.run_id))
+        return [self.ledger.instance(label).name for label in on]
+
     def spent(self, errand: Errand) -> float:
         """US dollars, by the job at work."""
         return sum(self.spent_on(label) for label in errand.labels) - errand.spent_before

@@ -17,6 +17,7 @@ def show(errand: Errand, facts: Facts, outside: Outside) -> None:
         errand,
         outside.machines(errand),
         facts,
+        names=outside.names(errand),
         spent=outside.spent(errand),
         limit=outside.limits(errand).max_usd,
         newest=training.newest_step(errand, outside),

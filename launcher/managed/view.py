@@ -70,12 +70,13 @@ def view_of(
     rows: Sequence[InstanceRow],
     facts: Facts,
     *,
+    names: Sequence[str],
     spent: float,
     limit: float | None,
     newest: int,
     now: float,
 ) -> View:
-    """The view after one look at the machine at work, and those of its group."""
+    """The view after one look. `rows`: the machine at work and those of its group; `names`: where the run is."""
     price, ends = sum(row.price_per_hour for row in rows), [row.deadline for row in rows if row.deadline is not None]
     trained = list(_LINE.finditer(facts.said))
     eta = _ETA.findall(facts.said)
@@ -84,7 +85,7 @@ def view_of(
     return View(
         job=errand.job + (f" ({errand.position + 1} of {len(errand.jobs)})" if len(errand.jobs) > 1 else ""),
         run=errand.run_id,
-        host=", ".join(row.name for row in rows),
+        host=", ".join(names),
         price=f"${price:.2f}/h" if price else "nobody bills it",
         spent=f"${spent:.2f}" + (f" of ${limit:.2f}" if limit is not None else ""),
         state=_state(facts),

@@ -30,7 +30,7 @@ GOING = Facts(run=RunStatus(Phase.RUNNING, alive=True, step=500), said=SAID, gpu
 
 
 def seen(facts: Facts, *, newest: int = 400, limit: float | None = 20.0) -> View:
-    return view_of(ERRAND, [ROW], facts, spent=3.5, limit=limit, newest=newest, now=NOW)
+    return view_of(ERRAND, [ROW], facts, names=[ROW.name], spent=3.5, limit=limit, newest=newest, now=NOW)
 
 
 def test_everything_that_is_known_is_shown() -> None:

@@ -252,5 +252,8 @@ def test_what_is_left_behind_names_all_machines_and_the_one_command_that_ends_th
     words = _left(errand, ledger)
     assert words.startswith("`a`, `b`, `c` are open, for $15.00/h; ")
     assert words.endswith("`gptops down lan --sync-first`")
-    view = view_of(errand, outside.machines(errand), Facts(), spent=1.0, limit=80.0, newest=-1, now=0.0)
-    assert (view.host, view.price) == ("a, b, c", "$15.00/h")
+    errand = errand.now(run_id="big-1", step=errands.Step.WATCH)
+    assert _left(errand, ledger).startswith("`big-1` goes on on `a`, `b`, for $15.00/h; ")
+    rows, names = outside.machines(errand), outside.names(errand)
+    view = view_of(errand, rows, Facts(), names=names, spent=1.0, limit=80.0, newest=-1, now=0.0)
+    assert (view.host, view.price) == ("a, b", "$15.00/h"), "the spare one bills too"
