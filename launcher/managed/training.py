@@ -68,7 +68,7 @@ def start(errand: Errand, row: InstanceRow, outside: Outside, transport: Transpo
     """Start the run at work, from the newest checkpoint at home where there is one."""
     rows = _nodes(errand, row, outside)
     # An open login node may stand in jobs.yaml several times: the job's own entry names its partition.
-    host = outside.job(errand).host if outside.is_login_node(row) else row.name
+    host = (outside.job(errand).host if outside.is_login_node(row) else None) or row.name
     request = LaunchRequest(errand.job, host=host, skip_setup=outside.skip_setup, nodes=len(rows) or None)
     plan, _ = plan_of(
         request,

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from launcher.books.ledger import InstanceRow, InstanceState, Ledger
+from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
 from launcher.errors import NotFound, Unreachable
 from launcher.managed.errand import Crash
 from launcher.managed.verdict import KILLED, Action, Facts, verdict
-from launcher.paths import StatePaths
+from launcher.paths import LocalRun, StatePaths
 from launcher.running.launch_plan import LaunchPlan
 from launcher.running.launch_request import LaunchRequest, plan_of
 from launcher.running.status import Phase, RunStatus, parse_status
+from launcher.slurm.asking import queued
 from launcher.slurm.clusters import cluster_for
-from launcher.slurm.job import SlurmJob, job_of
+from launcher.slurm.job import SlurmJob, job_of, nodes_in
 from launcher.slurm.queue import LONGEST_PAUSE_SECONDS, await_start
 from launcher.spec.jobs import HostSpec
 from launcher.spec.slurm import SlurmSpec, seconds_of
@@ -142,6 +143,27 @@ def opened(ledger: Ledger, *names: tuple[str, str]) -> list[InstanceRow]:
         )
         ledger.mark_instance(name, InstanceState.OPEN, instance_id=name, address=address)
     return ledger.instances(InstanceState.OPEN)
+
+
+def test_a_login_node_that_cannot_be_asked_is_told_and_its_runs_are_shown_as_they_were(
+    ledger: Ledger, gptops_home: StatePaths, fake_clock: FakeClock, tmp_path: Path
+) -> None:
+    [row] = opened(ledger, ("cluster", "me@login:22"))
+    local = LocalRun(tmp_path / "runs" / "far-1")
+    local.root.mkdir(parents=True)
+    local.batch.write_text("#SBATCH --nodes=2\n")
+    run = RunRow("far-1", "far", row.name, row.label, "", str(local.root), 0.0, RunState.RUNNING, None, True, 2)
+    ledger.add_run(run)
+    said = list[str]()
+    assert queued(ledger, gptops_home, fake_clock, said.append) == {}
+    assert len(said) == 1
+    assert said[0].endswith("whether its runs wait or train is not known")
+    assert ledger.run("far-1").state is RunState.RUNNING
+
+
+@pytest.mark.parametrize(("text", "nodes"), [("#!/bin/bash\n#SBATCH --nodes=16\n#SBATCH --time=1\n", 16), ("", 1)])
+def test_a_batch_file_tells_on_how_many_nodes_it_runs(text: str, nodes: int) -> None:
+    assert nodes_in(text) == nodes
 
 
 def partition(rows: list[InstanceRow], asked: str | None, job_host: str | None) -> str | None:
