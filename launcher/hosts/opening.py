@@ -56,7 +56,7 @@ class Opener:
     guard: Guard | None = None
     """Sets the dead-man's switch of a machine that is open, before anything is installed there."""
     check: Callable[[], None] | None = None
-    """Asked while a machine is waited for; raises where it is not worth waiting for any more."""
+    """Asked while a machine is waited for, and before it is called open; raises where nobody wants it any more."""
 
     def open(self, plan: HostPlan, setup: SetupInputs | None, *, patience_seconds: float | None = None) -> InstanceRow:
         """The host, ready; not set up where `setup` is None. Whatever fails, the machine is ended before the error.
@@ -133,6 +133,8 @@ class Opener:
             require_driver(transport, plan.wanted.min_cuda)
             self._done(f"{len(names)} {'GPUs' if len(names) > 1 else 'GPU'}: {names[0]}", began)
         crashpoint("up:ready")
+        if self.check is not None:
+            self.check()  # whoever gave it up meanwhile is ending it: its row must not say `open` again
         address = str(transport.host.addresses[0])
         row = self.ledger.mark_instance(row.label, InstanceState.OPEN, address=address)
         write_ssh_config(transport.host, transport.host.addresses[0], self.state.control_sockets)

@@ -18,7 +18,7 @@ from launcher.books.audit import audit
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.clock import Clock
 from launcher.crash import crashpoint
-from launcher.errors import GptopsError, NeverReady, RateLimited, StillOpen, UsageError
+from launcher.errors import GptopsError, NeverReady, RateLimited, SetupFailed, StillOpen, UsageError
 from launcher.hosts.closing import bills_on, end_instance
 from launcher.hosts.networks import close_network, make_network
 from launcher.hosts.opening import Guard, Opener
@@ -149,7 +149,12 @@ class ClusterOpener:
         together(names, lambda node: self._ready(plans[node], patience, first))
         crashpoint("up:all_ready")
         rows = self._placed(names, plans, network)
-        GroupOpener(self.state, self.clock, self.say).examine(rows, setup, gpus=plans[0].wanted.gpus)
+        try:
+            GroupOpener(self.state, self.clock, self.say).examine(rows, setup, gpus=plans[0].wanted.gpus)
+        except SetupFailed as error:
+            # The machines, with their logs, are about to end: the hint must not lead there.
+            hint = "correct `setup` in jobs.yaml, then gptops up again"
+            raise SetupFailed(error.what, why=error.why, hint=hint) from error
         with Ledger(self.state.ledger, self.clock) as ledger:
             ledger.mark_network(plans[0].network_label, InstanceState.OPEN)
             audit(self.state.audit_log, self.clock, "open", name=plans[0].group_name, network=network.name)

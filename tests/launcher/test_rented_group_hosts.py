@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
+from launcher.clock import SystemClock
 from launcher.errors import HostUnfit
 from launcher.hosts.closing import finish_leftovers
 from launcher.hosts.deadman import Armer
@@ -23,7 +24,6 @@ from tests.doubles.nodes import Nodes, reason_to_skip
 from tests.doubles.vast_cloud import VastCloud
 from tests.doubles.vast_rack import Rack
 from tests.launcher.command_line import Finished, gptops
-from tests.launcher.hurry import HurriedClock
 from trainer import manifest
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ class Hall:
     folder: Path
     nodes: Nodes
     vast: VastCloud
-    clock: HurriedClock = field(default_factory=HurriedClock)
+    clock: SystemClock = field(default_factory=SystemClock)
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -140,6 +140,17 @@ def test_a_machine_with_broken_gpus_ends_all_of_them_and_the_next_cluster_is_tak
     broken = hall.vast.market[-3]
     with Ledger(hall.state.ledger, hall.clock) as ledger:
         assert set(ledger.bad_machines("vast")) == {str(broken["machine_id"])}, "the other one did nothing wrong"
+
+
+def test_when_one_machine_fails_the_others_are_not_waited_for_and_its_error_is_the_one_told(hall: Hall) -> None:
+    hall.vast.next(stays="loading")  # a quarter of an hour, where nobody gave it up
+    hall.vast.script("broken_nvidia_smi")
+    with pytest.raises(HostUnfit) as raised:
+        hall.rent()
+    assert raised.value.what == "`duo-1` shows no GPUs"
+    assert hall.nothing_is_left()
+    with Ledger(hall.state.ledger, hall.clock) as ledger:
+        assert list(ledger.bad_machines("vast")) == [str(hall.vast.market[-1]["machine_id"])]
 
 
 def test_machines_that_turn_out_unlike_are_all_ended_and_none_is_blamed(hall: Hall) -> None:
