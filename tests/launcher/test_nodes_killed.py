@@ -54,6 +54,13 @@ def require_open(lab: Lab) -> None:
     assert set(before) <= set(lab.open_hosts())
 
 
+def stop(lab: Lab, run_id: str) -> None:
+    """With what it has saved at home."""
+    for verb in ("stop", "sync"):
+        done = lab.gptops(verb, run_id)
+        assert done.exit_code == 0, done.stderr
+
+
 def books(lab: Lab) -> list[str]:
     """The labels of the machines that their provider takes for ours."""
     return sorted(there.label for there in SshProvider(lab.state.provider("ssh"), {}).labelled("gptops:"))
@@ -94,7 +101,7 @@ def test_up_that_was_killed_among_several_opens_what_is_missing_and_nothing_twic
 
 def test_train_that_was_killed_has_started_on_all_nodes_or_on_none(lab: Lab) -> None:
     require_open(lab)
-    lab.allow(3)
+    lab.allow(0)
     before = {run.run_id for run in runs(lab)}
     kill(lab, *TRAIN, at="train:prepared")
     assert [living(lab, node) for node in (0, 1)] == [set(), set()]
@@ -106,33 +113,35 @@ def test_train_that_was_killed_has_started_on_all_nodes_or_on_none(lab: Lab) -> 
 
     started = lab.gptops(*TRAIN)
     assert started.exit_code == 0, started.stderr
+    lab.allow(3)
     running = started.stdout.strip()
     for node in (0, 1):
         assert living(lab, node) == {running}, "the only one"
         assert list((lab.nodes[node].home / "gptops" / "preparing").glob("*")) == []
     states = {run.run_id: run.state for run in runs(lab) if run.run_id not in before}
     assert states == {**dict.fromkeys(killed, RunState.ENDED), running: RunState.RUNNING}
-    assert lab.gptops("stop", running).exit_code == 0
+    stop(lab, running)
 
     kill(lab, *TRAIN, at="train:started")
     [row] = [run for run in runs(lab) if run.run_id not in {*before, *states}]
     assert row.state is RunState.PREPARING
     assert [living(lab, node) for node in (0, 1)] == [{row.run_id}] * 2, "it goes on on both"
-    stopped = lab.gptops("stop", row.run_id)
-    assert stopped.exit_code == 0, stopped.stderr
+    stop(lab, row.run_id)
     assert [living(lab, node) for node in (0, 1)] == [set(), set()]
 
 
 def test_run_that_was_killed_at_one_step_after_the_other_trains_once_and_to_the_end(lab: Lab) -> None:
     lab.gptops("down", "lan", "--discard")
+    lab.allow(0)
     before = {run.run_id for run in runs(lab)}
     for point in ("up:open", "run:rented"):
         kill(lab, *RUN, at=point)
     lab.nodes[1].hold("was not prepared")
     kill(lab, *RUN, at="train:node_started")
     lab.nodes[1].release()
-    for point in ("train:started", "sync:recorded"):
-        kill(lab, *RUN, at=point)
+    kill(lab, *RUN, at="train:started")
+    lab.allow(None)
+    kill(lab, *RUN, at="sync:recorded")
 
     done = lab.gptops(*RUN)
     assert done.exit_code == 0, done.stderr
