@@ -43,11 +43,11 @@ def choose_nodes(
     """
     rows = open_group(ledger, name)
     if len(rows) < count:
-        have = ", ".join(row.name for row in rows) or "none"
+        have, other = ", ".join(row.name for row in rows) or "none", _other_group(ledger, name, count)
         raise NotFound(
             f"the job wants {count} nodes, and {len(rows)} are open" + (f" of `{name}`" if name else ""),
             why=f"open: {have}",
-            hint=_with_fewer(job, rows) if rows else f"gptops up --job {job} --nodes {count}",
+            hint=_hint(job, rows, other, count) or f"gptops up --job {job} --nodes {count}",
         )
     transports = [transport_if_there(row, state, clock) for row in rows]
     answering, silent = _asked(rows, transports)
@@ -78,6 +78,17 @@ def most_nodes(rows: Sequence[InstanceRow], count: int, state: StatePaths, clock
     if not answering:
         raise Unreachable(f"no machine of `{rows[0].group_name}` answers", why=silent[0].why, hint="gptops ps")
     return answering[:count]
+
+
+def _other_group(ledger: Ledger, name: str | None, count: int) -> list[InstanceRow]:
+    """The machines of an open group that is large enough, where another one was asked for."""
+    rows = [row for row in ledger.instances(InstanceState.OPEN) if row.group_name not in ("", name)]
+    groups = [[row for row in rows if row.group_name == group] for group in dict.fromkeys(r.group_name for r in rows)]
+    return next((group for group in groups if len(group) >= count), [])
+
+
+def _hint(job: str, rows: Sequence[InstanceRow], other: Sequence[InstanceRow], count: int) -> str:
+    return _with_fewer(job, other[:count] or rows) if other or rows else ""
 
 
 def _with_fewer(job: str, rows: Sequence[InstanceRow]) -> str:

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from launcher.books.ledger import RunRow, RunState
+from launcher.books.ledger import InstanceState, Ledger, RunRow, RunState
 from launcher.checkpoints.parts import is_part_at_home, one_listing
 from launcher.checkpoints.remote_checkpoints import Listing, RemoteCheckpoint
-from launcher.errors import HostUnfit, RunFailed, Unreachable
+from launcher.errors import HostUnfit, NotFound, RunFailed, Unreachable
 from launcher.managed.training import nodes_that_divide
 from launcher.managed.verdict import Action, Facts, verdict
-from launcher.paths import LocalRun
+from launcher.nodes.choosing import choose_nodes
+from launcher.paths import LocalRun, StatePaths
 from launcher.remote.together import each, together
 from launcher.running.outcome import require_no_failure
 from launcher.running.status import STOPPED, Phase, RunStatus, status_of_nodes
 from launcher.spec.jobs_file import load_jobs
+from tests.conftest import FakeClock
 from trainer.errors import ExitCode
 from trainer.manifest import FileEntry, Manifest, step_name
 
@@ -162,3 +164,23 @@ def test_a_part_is_at_home_when_the_whole_there_has_its_files(tmp_path: Path) ->
     assert is_part_at_home(local, part)
     (folder / "w0").write_bytes(b"w1")
     assert not is_part_at_home(local, part)
+
+
+def test_a_group_that_is_not_open_as_such_is_told_with_the_one_that_is(tmp_path: Path, fake_clock: FakeClock) -> None:
+    """Not `gptops up`, which would find its machines open already."""
+    with Ledger(tmp_path / "ledger.sqlite3", fake_clock) as ledger:
+        for name in ("a", "b", "c"):
+            ledger.intend_instance(
+                label=f"gptops:p:{name}", name=name, provider="ssh", project="p", price_per_hour=0.0, gpus=0,
+                gpu_name="", group_name="trio",
+            )  # fmt: skip
+            ledger.mark_instance(f"gptops:p:{name}", InstanceState.OPEN, instance_id=name)
+        with pytest.raises(NotFound) as raised:
+            choose_nodes(ledger, "pair", 2, "big", StatePaths(tmp_path), fake_clock)
+        assert raised.value.hint == "gptops train big --host trio --nodes 2"
+        with pytest.raises(NotFound) as raised:
+            choose_nodes(ledger, "pair", 4, "big", StatePaths(tmp_path), fake_clock)
+        assert raised.value.hint.startswith("gptops up ")
+        with pytest.raises(NotFound) as raised:
+            choose_nodes(ledger, "trio", 4, "big", StatePaths(tmp_path), fake_clock)
+        assert raised.value.hint == "gptops train big --host trio --nodes 3"
