@@ -62,7 +62,10 @@ class Downer:
                 self._save(row, provider)
             if not there and row.state is InstanceState.OPEN:
                 self.talk.notice(f"`{row.name}` was gone already: `{row.provider}` knows nothing of it")
+            network = self.ledger.network_of(row.group_name)
             closed = end_instance(row, provider, self.ledger, self.state, self.clock)
+            if network is not None and self.ledger.network_of(row.group_name) is None:
+                self.talk.notice(f"`{row.group_name}` has no machine any more: its private network is deleted")
             return Ended(closed, there, spent(self.ledger, closed.label, self.clock.now()))
 
     def _is_there(self, row: InstanceRow, provider: Provider) -> bool:

@@ -114,6 +114,7 @@ def test_a_rented_group_is_opened_and_ended_like_one_of_ones_own(hall: Hall) -> 
 
     down = hall.gptops("down", "duo")
     assert down.exit_code == 0, down.stderr
+    assert "`duo` has no machine any more: its private network is deleted" in down.stderr
     assert hall.nothing_is_left()
 
 
