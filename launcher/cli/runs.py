@@ -236,13 +236,17 @@ def _tell_upload(plan: LaunchPlan) -> None:
 
 def _tell_started(row: RunRow, names: Sequence[str], *, detach: bool, as_json: bool) -> None:
     """Before a byte of the log: from here on the run can be found, whatever becomes of this process."""
+    from launcher.paths import LocalRun
+
+    is_submitted = LocalRun(Path(row.local_root)).batch.exists()
     if as_json:
         where = {"host": row.host_name, "hosts": list(names), "local_root": row.local_root}
-        _emit_line({"run_id": row.run_id, **where, "state": row.state.value})
+        _emit_line({"run_id": row.run_id, **where, "state": "submitted" if is_submitted else row.state.value})
     elif detach:
         console.emit(row.run_id)
     on = ", ".join(f"`{name}`" for name in names)
-    console.say(f"`{row.run_id}` runs on {on} by itself now; {_way_back(row)}")
+    now = f"was given to Slurm on {on}" if is_submitted else f"runs on {on} by itself now"
+    console.say(f"`{row.run_id}` {now}; {_way_back(row)}")
 
 
 def _way_back(row: RunRow) -> str:

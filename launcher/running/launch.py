@@ -217,7 +217,7 @@ def make_home(plan: LaunchPlan) -> None:
 
 
 def _forget_at_home(row: RunRow) -> None:
-    """Remove the folder of a run that never started, provided that nothing but our own file is in it."""
+    """Remove the folder of a run that never started, provided that nothing but our own files is in it."""
     root = Path(row.local_root)
     ours = {_CONFIG, LocalRun(root).batch.name}
     if root.is_dir() and ours.issuperset(there := os.listdir(root)):
