@@ -1,14 +1,15 @@
 """How fast a GPT-2 writes here, in turn with transformers' `generate` on the very same weights.
 
-Random weights, one thread, a key-value cache on both sides: a prompt of 32 tokens is followed by 64, for one sequence
-taken greedily and for eight drawn with temperature 0.8 and top-k 50. Sizes: GPT-2 124M; 10M, nanoGPT's character model;
-0.8M, its CPU recipe. Both sides live in one process and take turns, the first of a round changing each time; speed is
-the median turn. In fp32 greedy ids must be equal; in bf16 both sides round, each in its own places. `memory` is what
-one thread reads when it sums a large tensor, and the share of it at which the weights are read for one sequence.
+Random weights, a key-value cache on both sides: a prompt of 32 tokens is followed by 64, for one sequence taken
+greedily and for eight drawn with temperature 0.8 and top-k 50. Sizes: GPT-2 124M; 10M, nanoGPT's character model; 0.8M,
+its CPU recipe. With one thread, and with as many as the libraries take when nobody tells them, in a process of its own
+each. Both sides live in that process and take turns, the first of a round changing each time; speed is the median turn.
+In fp32 greedy ids must be equal; in bf16 both sides round, each in its own places. `memory` is what the threads read
+when they sum a large tensor; beside it stands at what speed the weights are read for one sequence.
 
     python scripts/benchmarks/generate.py                                     all sizes, fp32 and bf16
-    python scripts/benchmarks/generate.py fp32 --size 124M --rounds 12
-    python scripts/benchmarks/generate.py --processor-time                    on a busy machine
+    python scripts/benchmarks/generate.py fp32 --size 124M --threads all --rounds 12
+    python scripts/benchmarks/generate.py --processor-time                    one thread, on a busy machine
 """
 
 from __future__ import annotations
@@ -17,24 +18,26 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-THREADS = "1"
-os.environ.update(OMP_NUM_THREADS=THREADS, MKL_NUM_THREADS=THREADS, HF_HUB_OFFLINE="1")
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, logging
+from turns import tell
 
-import torch  # noqa: E402 - after the number of threads
-from transformers import GPT2Config, GPT2LMHeadModel, logging  # noqa: E402
-from turns import tell  # noqa: E402
+from trainer.config import ModelConfig
+from trainer.models.generate import generate_batch
+from trainer.models.gpt2_weights import from_gpt2
+from trainer.models.model import GPT
+from trainer.models.sampling import Sampling
 
-from trainer.config import ModelConfig  # noqa: E402
-from trainer.models.generate import generate_batch  # noqa: E402
-from trainer.models.gpt2_weights import from_gpt2  # noqa: E402
-from trainer.models.model import GPT  # noqa: E402
-from trainer.models.sampling import Sampling  # noqa: E402
+LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Read by torch and NumPy once, when they are loaded."""
 
+THREADS: dict[str, dict[str, str]] = {"one": dict.fromkeys(LIMITS, "1"), "all": {}}
 PROMPT, NEW = 32, 64
 CASES = {"one, greedy": (1, Sampling(0.0)), "eight, drawn": (8, Sampling(0.8, top_k=50))}
 SIZES: dict[str, dict[str, int]] = {
@@ -50,8 +53,29 @@ def main() -> None:
     parser.add_argument("precision", nargs="?", choices=PRECISIONS, help="only this one")
     parser.add_argument("--size", choices=SIZES, help="only this one")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--processor-time", action="store_true", help="for a busy machine")
+    parser.add_argument("--threads", choices=THREADS, help="only with so many")
+    parser.add_argument("--processor-time", action="store_true", help="for a busy machine; with one thread")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in a process that was started for it
     options = parser.parse_args()
+    if options.here:
+        print(json.dumps(measured(options)))
+        return
+    chosen = ["one"] if options.processor_time else [options.threads] if options.threads else list(THREADS)
+    print(json.dumps({threads: apart(threads) for threads in chosen}))
+
+
+def apart(threads: str) -> Any:
+    """What is measured in a process with so many threads."""
+    inherited = {name: value for name, value in os.environ.items() if name not in LIMITS}
+    environment = {**inherited, **THREADS[threads], "HF_HUB_OFFLINE": "1"}
+    argv = [sys.executable, __file__, *sys.argv[1:], "--here"]
+    tell(f"threads: {threads}")
+    process = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    return json.loads(process.stdout) if process.returncode == 0 else sys.exit(process.returncode)
+
+
+def measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The figures of each size, precision and case."""
     logging.set_verbosity_error()
     results: dict[str, dict[str, Any]] = {}
     for size in [options.size] if options.size else SIZES:
@@ -60,7 +84,7 @@ def main() -> None:
             for case in CASES:
                 found = compared(f"{size} {precision} {case}", CASES[case], ours, theirs, options)
                 results.setdefault(size, {}).setdefault(precision, {})[case] = found
-    print(json.dumps(results))
+    return results
 
 
 def models(size: str, dtype: torch.dtype) -> tuple[GPT, Any]:
@@ -94,7 +118,8 @@ def compared(
     speed = {side: rows * NEW / seconds for side, seconds in medians(name, sides, options).items()}
     ratio = speed["gptops"] / speed["transformers"]
     whole = {**{side: round(value, 1) for side, value in speed.items()}, "ratio": round(ratio, 3)}
-    words = f"{name:<23} {speed['gptops']:8.1f} tok/s  transformers {speed['transformers']:8.1f}  {ratio:6.3f} x"
+    words = f"{name:<23} {torch.get_num_threads():>2} threads"
+    words += f" {speed['gptops']:8.1f} tok/s  transformers {speed['transformers']:8.1f}  {ratio:6.3f} x"
     if rows == 1:
         read = sum(each.numel() * each.element_size() for each in ours.parameters()) * speed["gptops"] / 1e9
         memory = memory_gb_a_second()
@@ -128,7 +153,7 @@ def medians(name: str, sides: dict[str, Callable[[], Any]], options: argparse.Na
 
 
 def memory_gb_a_second() -> float:
-    """What one thread reads, at best: 512 MB, ten times."""
+    """What the threads read, at best: 512 MB, ten times."""
     large, best = torch.ones(2**27), float("inf")
     for _ in range(10):
         began = time.perf_counter()
