@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+import subprocess
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.clock import Clock
@@ -39,7 +41,7 @@ def choose_nodes(
 ) -> list[InstanceRow]:
     """So many machines of the group that answer now. Raises NotFound or Unreachable with what to type instead.
 
-    `keep` gets the connections over which they answered, by label, and is the caller's to close.
+    `keep` gets the connections over which they answered, by label, ready for files too, and is the caller's to close.
     """
     rows = open_group(ledger, name)
     if len(rows) < count:
@@ -50,7 +52,7 @@ def choose_nodes(
             hint=_hint(job, rows, other, count) or f"gptops up --job {job} --nodes {count}",
         )
     transports = [transport_if_there(row, state, clock) for row in rows]
-    answering, silent = _asked(rows, transports)
+    answering, silent = _asked(rows, transports, for_files=keep is not None)
     chosen = answering[:count] if len(answering) >= count else []
     for row, transport in zip(rows, transports, strict=True):
         if keep is not None and row in chosen:
@@ -95,10 +97,34 @@ def _with_fewer(job: str, rows: Sequence[InstanceRow]) -> str:
     return f"gptops train {job} --host {rows[0].group_name} --nodes {len(rows)}"
 
 
-def _asked(rows: Sequence[InstanceRow], transports: Sequence[Transport]) -> tuple[list[InstanceRow], list[GptopsError]]:
+def _asked(
+    rows: Sequence[InstanceRow], transports: Sequence[Transport], *, for_files: bool = False
+) -> tuple[list[InstanceRow], list[GptopsError]]:
     def ask(node: int) -> bool:
-        return transports[node].run(commands.answer(), timeout_seconds=ANSWER_SECONDS).exit_code == 0
+        with _logging_in(transports[node]) if for_files else nullcontext():
+            return transports[node].run(commands.answer(), timeout_seconds=ANSWER_SECONDS).exit_code == 0
 
     answers = each([row.name for row in rows], ask)
     there = [row for row, answer in zip(rows, answers, strict=True) if answer is True]
     return there, [answer for answer in answers if isinstance(answer, GptopsError)]
+
+
+@contextmanager
+def _logging_in(transport: Transport) -> Iterator[None]:
+    """Meanwhile OpenSSH logs in too, over whose shared connection the files go: a second login that nobody waits for.
+
+    Whether it works is not asked here: who needs it finds out, and says so.
+    """
+    child = subprocess.Popen(
+        transport.ssh_argv(commands.answer()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(ANSWER_SECONDS)
+    finally:
+        child.kill()
+        child.wait()
