@@ -146,6 +146,8 @@ def make_lab(folder: Path) -> Iterator[Lab]:
     obedient = Workshop(folder, where="ssh", steps=8)
     ensure_key(obedient.state.private_key)
     with Slurm(folder / "cluster", NODES, [public_line(obedient.state.private_key)]) as slurm:
+        (slurm.login.home / "scratch").mkdir()
+        (slurm.login.home / REMOTE_ROOT).symlink_to("scratch")  # as docs/slurm.md tells those with small homes
         hosts = HOSTS.format(host=slurm.login.address.host, gate=obedient.gate)
         (obedient.root / "torch" / "distributed" / "run.py").write_text(TORCHRUN)
         deaf = "    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as the real one, under Slurm\n    sys.exit(75)"
