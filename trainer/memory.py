@@ -101,7 +101,7 @@ def _adapted_estimate(
         activations=_activation_bytes(
             model, tokens, precision, recomputed, inputs_saved(model, lora, _width(precision))
         ),
-        head=_head_bytes(model, tokens, precision),
+        head=_head_bytes(model, tokens, precision, is_frozen=True),
     )
 
 
@@ -135,9 +135,9 @@ def _gathered_bytes(model: ModelConfig, parts: dict[str, int], ranks: int) -> in
     return whole - _share(whole, ranks)
 
 
-def _head_bytes(model: ModelConfig, tokens: int, precision: Precision) -> int:
+def _head_bytes(model: ModelConfig, tokens: int, precision: Precision, *, is_frozen: bool = False) -> int:
     width = _width(precision)
-    made = (4 * model.vocab_size + width * tokens) * model.d_model
+    made = ((0 if is_frozen else 4 * model.vocab_size) + width * tokens) * model.d_model
     if precision == "fp16":  # all logits, their logarithms and gradients: the loss scale is not known in time to slice
         return tokens * model.vocab_size * (width + 4 + 4) + made
     return _sliced_bytes(model, tokens, width) + made
