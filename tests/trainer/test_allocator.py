@@ -20,8 +20,8 @@ def resident_mb():
 if {{keeps}}:
     assert keep_freed_memory()
 before = resident_mb()
-block = bytearray(b"x") * ({MEGABYTES} << 20)
-del block
+blocks = [bytearray(b"x") * (1 << 20) for _ in range({MEGABYTES})]
+del blocks
 print(resident_mb() - before)
 """
 
