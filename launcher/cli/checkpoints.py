@@ -14,7 +14,7 @@ from launcher.sizes import size_text
 if TYPE_CHECKING:
     from launcher.books.ledger import Ledger, RunRow
     from launcher.checkpoints.pull import Pulled
-    from launcher.running.watch import Tick
+    from launcher.running.tick import Tick
 
 app = typer.Typer()
 
@@ -54,7 +54,8 @@ def sync(
     from launcher.paths import state_paths
     from launcher.running.connection import connection_to
     from launcher.running.select import pick_run
-    from launcher.running.watch import Talk, look_once, watch_until_home, watching
+    from launcher.running.tick import Talk, watching
+    from launcher.running.watch import look_once, watch_until_home
 
     state, clock, pulled = state_paths(), SystemClock(), list["Pulled"]()
 

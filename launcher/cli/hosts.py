@@ -175,7 +175,7 @@ def down(
     from launcher.errors import GptopsError, UsageError
     from launcher.hosts.down import Downer
     from launcher.paths import state_paths
-    from launcher.running.watch import Talk
+    from launcher.running.tick import Talk
 
     if (host and everything) or (sync_first and discard):
         raise UsageError("these two exclude each other", hint="gptops down --help")

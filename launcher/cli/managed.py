@@ -107,7 +107,7 @@ def _carry_out(errand: Errand, ledger: Ledger, choices: Choices, *, detach: bool
     from launcher.managed.loop import carry_out
     from launcher.paths import state_paths
     from launcher.project import find_project
-    from launcher.running.watch import Talk
+    from launcher.running.tick import Talk
 
     state, clock, project = state_paths(), SystemClock(), find_project(Path(errand.project_root))
     jobs = checked_jobs(project, errand.jobs)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from launcher.running.launch_plan import LaunchPlan
     from launcher.running.log_stream import LogCopy, Sink
     from launcher.running.status import RunStatus
-    from launcher.running.watch import Talk
+    from launcher.running.tick import Talk
 
 app = typer.Typer()
 
@@ -220,7 +220,7 @@ def stop(
 
 
 def _talk() -> Talk:
-    from launcher.running.watch import Talk
+    from launcher.running.tick import Talk
 
     return Talk(console.progress, lambda pulled: console.say(f"synced `{pulled.name}`"), console.say)
 

@@ -18,7 +18,8 @@ from launcher.providers.by_name import open_provider
 from launcher.remote.ssh import SshTransport, host_of
 from launcher.remote.transport import Transport
 from launcher.running.connection import connection_to
-from launcher.running.watch import Talk, look_once, watching
+from launcher.running.tick import Talk, watching
+from launcher.running.watch import look_once
 
 
 @dataclass(frozen=True)

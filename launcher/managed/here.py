@@ -39,7 +39,7 @@ from launcher.remote.ssh import SshTransport
 from launcher.remote.transport import Transport
 from launcher.renting.asking import rent_request
 from launcher.renting.renter import Renter
-from launcher.running.watch import Talk
+from launcher.running.tick import Talk
 from launcher.slurm.clusters import cluster_for, is_login_node, slurm_named
 from launcher.spec.groups import meeting_port
 from launcher.spec.host_request import Flags, HostRequest, host_request

@@ -29,7 +29,8 @@ from launcher.running.log_stream import LogCopy
 from launcher.running.outcome import LINES_SHOWN
 from launcher.running.status import NodesStatus, RunStatus, read_status
 from launcher.running.stop import stop_run
-from launcher.running.watch import TRANSFERS_OF_A_BAD_CHECKPOINT, Watched, bring_home, watching
+from launcher.running.tick import Watched, bring_home, watching
+from launcher.running.watch import TRANSFERS_OF_A_BAD_CHECKPOINT
 
 SLEPT_SECONDS = 300.0
 """More than this between two looks, beyond what was waited for: this computer was asleep, and no machine was silent."""

@@ -26,7 +26,7 @@ from launcher.providers.base import Instance, Provider, Status
 from launcher.remote.host import Host
 from launcher.remote.ssh import host_of
 from launcher.remote.transport import Connect, Transport
-from launcher.running.watch import Talk
+from launcher.running.tick import Talk
 from launcher.slurm.clusters import is_login_node
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from launcher.errors import NotFound, Unreachable
 from launcher.paths import LocalRun, StatePaths
 from launcher.running.connection import connection_to
 from launcher.running.select import pick_run
-from launcher.running.watch import Talk, look_once, watching
+from launcher.running.tick import Talk, watching
+from launcher.running.watch import look_once
 
 
 def resume_point(ledger: Ledger, name: str, state: StatePaths, clock: Clock, talk: Talk) -> Path:

@@ -14,7 +14,8 @@ from launcher.hosts import deadman
 from launcher.paths import LocalRun
 from launcher.providers.base import OffSwitch
 from launcher.running.status import Phase
-from launcher.running.watch import Talk, look_once, watch_until_home, watching
+from launcher.running.tick import Talk, watching
+from launcher.running.watch import look_once, watch_until_home
 from tests.conftest import FakeClock
 from tests.launcher.checkpoint_maker import Scene, ended, names, silent, training
 from tests.launcher.conftest import SshHost

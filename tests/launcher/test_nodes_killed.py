@@ -15,7 +15,7 @@ from launcher.managed.errand import Errand, begin, read
 from launcher.managed.here import Choices, Here, checked_jobs
 from launcher.managed.loop import carry_out
 from launcher.providers.ssh import SshProvider
-from launcher.running.watch import Talk
+from launcher.running.tick import Talk
 from tests.launcher.checkpoint_maker import silent
 from tests.launcher.nodes_lab import Lab, make_lab
 from tests.launcher.workshop import HurryingClock

@@ -33,9 +33,9 @@ from launcher.providers.base import Instance, Status
 from launcher.remote.host import Address, Host
 from launcher.remote.several import Gone, Several
 from launcher.remote.transport import Command, Result, Transport
-from launcher.running import watch
+from launcher.running import tick
 from launcher.running.status import Phase, RunStatus
-from launcher.running.watch import Talk, Watched, watching
+from launcher.running.tick import Talk, Watched, watching
 from launcher.spec.jobs import JobSpec
 from launcher.spec.jobs_file import load_jobs
 from tests.conftest import FakeClock
@@ -146,7 +146,7 @@ def test_every_switch_hears_of_its_own_part_and_every_deadline_is_kept(
     """A switch waits for the hash of the manifest that lies on its own machine: of a part, the part's."""
     parts = [a_part(0, "w0"), a_part(1, "w1")]
     listing = one_listing(("a", "b"), [Listing(parts=(part,)) for part in parts])
-    watch._visit(watched, several, SyncPass(listing))
+    tick._visit(watched, several, SyncPass(listing))
     assert [box.fed for box in boxes] == [[f"{step_name(5)} {part.manifest_sha256}\n"] for part in parts]
     now = fake_clock.now()
     assert [ledger.instance(f"gptops:p:{name}").deadline for name in "abc"] == [now + 1000, now + 2000, None]
@@ -156,16 +156,16 @@ def test_a_node_that_is_lost_keeps_no_other_from_being_visited(
     ledger: Ledger, watched: Watched, boxes: list[Box], several: Several
 ) -> None:
     boxes[0].is_silent = True
-    watch._visit(watched, several, SyncPass(Listing()))
+    tick._visit(watched, several, SyncPass(Listing()))
     assert [len(box.fed) for box in boxes] == [0, 1]
     gone = Several([Gone(boxes[0].host), boxes[1]])  # type: ignore[list-item]
-    watch._visit(watched, gone, SyncPass(Listing()))
+    tick._visit(watched, gone, SyncPass(Listing()))
     assert len(boxes[1].fed) == 2
 
 
 def test_bytes_are_counted_where_they_came_from(ledger: Ledger, watched: Watched) -> None:
     pulled = Pulled(5, step_name(5), 3_000_000_000, 1.0, Path(), ((0, 1_000_000_000), (1, 2_000_000_000)))
-    watch._came(watched, pulled)
+    tick._came(watched, pulled)
     came = [sum(each.bytes for each in ledger.transferred(f"gptops:p:{name}")) for name in "abc"]
     assert came == [1_000_000_000, 2_000_000_000, 0]
     assert spent_on_run(ledger, watched.run, watched.clock.now()).bandwidth == pytest.approx(3.0)
@@ -174,9 +174,9 @@ def test_bytes_are_counted_where_they_came_from(ledger: Ledger, watched: Watched
 def test_the_dollars_of_all_machines_stop_the_run(watched: Watched, several: Several, fake_clock: FakeClock) -> None:
     """$10 at $8 an hour: node 0 alone would go on for more than three hours."""
     going = RunStatus(Phase.RUNNING, alive=True)
-    assert watch._enforce_budget(watched, several, going) == ""
+    assert tick._enforce_budget(watched, several, going) == ""
     fake_clock.advance(0.25 * HOUR)
-    assert watch._enforce_budget(watched, several, going) == "it has used its $10.00"
+    assert tick._enforce_budget(watched, several, going) == "it has used its $10.00"
 
 
 class Market:

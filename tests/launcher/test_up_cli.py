@@ -21,7 +21,7 @@ from launcher.errors import ExitCode
 from launcher.hosts.closing import finish_leftovers
 from launcher.hosts.down import Downer
 from launcher.paths import StatePaths, state_paths
-from launcher.running.watch import Talk
+from launcher.running.tick import Talk
 from tests.doubles.cloud import Reply
 from tests.doubles.fixtures import vast, vast_rows  # noqa: F401 (fixtures)
 from tests.doubles.vast_api import CREATE, ONE

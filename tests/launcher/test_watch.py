@@ -21,7 +21,8 @@ from launcher.remote.ssh import SshTransport
 from launcher.remote.transport import Transport
 from launcher.running.connection import connection_to
 from launcher.running.status import Phase
-from launcher.running.watch import Talk, Watched, look_once, watch_until_home, watching
+from launcher.running.tick import Talk, Watched, watching
+from launcher.running.watch import look_once, watch_until_home
 from tests.conftest import FakeClock
 from tests.launcher.checkpoint_maker import Scene, ended, names, register, silent, training, tree
 from tests.launcher.conftest import SshHost, answers

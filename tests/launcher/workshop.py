@@ -27,7 +27,7 @@ from launcher.managed.outside import Outside
 from launcher.paths import LocalRun, StatePaths
 from launcher.project import find_project
 from launcher.providers.local import LocalProvider
-from launcher.running.watch import Talk
+from launcher.running.tick import Talk
 from tests.launcher.checkpoint_maker import silent
 from tests.launcher.command_line import ROOT, Finished
 from tests.launcher.desk import CONSOLE_SCRIPT

@@ -22,7 +22,7 @@ from launcher.providers.base import Wanted
 from launcher.providers.retrying import Retrying
 from launcher.renting.market import RentRequest
 from launcher.renting.renter import Renter
-from launcher.running.watch import Talk
+from launcher.running.tick import Talk
 from launcher.spec.jobs_file import Jobs, load_jobs
 from tests.launcher.checkpoint_maker import silent
 from tests.launcher.simulated.cloud import Cloud
