@@ -205,12 +205,17 @@ def up(
     if setup.shell:
         console.say(f"the set-up of `{job}` runs lines in your code; `gptops train {job}` does it after the upload")
     row = _opened(opened_at, request, None if setup.shell else setup, asked, state, clock, yes=yes)
-    console.say(f"`{row.name}` is ready at {row.address}; `gptops down {row.name}` ends it")
+    console.say(f"`{row.name}` is ready at {row.address}; `gptops down {row.name}` {_parting(row)} it")
     if as_json:
         console.emit_json(host_json(row, [], clock.now()))
     else:
         console.emit(row.name)
     return None
+
+
+def _parting(row: InstanceRow) -> str:
+    """What `down` does to it: a machine of the user's own goes on."""
+    return "forgets" if row.provider == "ssh" else "ends"
 
 
 def _up_group(group: GroupRequest, state: StatePaths, clock: Clock, *, dry_run: bool, as_json: bool) -> None:

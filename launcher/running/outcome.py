@@ -63,13 +63,15 @@ def _why_lost(status: RunStatus) -> str:
 
 def _node_lost(row: RunRow, status: NodesStatus, said: str) -> RunFailed:
     """The error names the command that goes on without the nodes that are gone."""
-    lost, left = status.lost_nodes, len(status.nodes) - len(status.lost_nodes)
+    lost, whole = status.lost_nodes, len(status.nodes)
+    left = whole - len(lost)
     who = f"lost {', '.join(f'`{name}`' for name in lost)}" if lost else "its nodes lost each other"
     again = f"gptops train {row.job} --nodes {left} --resume {row.run_id}"
+    spare = f"; --nodes {whole} with a spare machine of its group" if lost else ""
     return RunFailed(
         f"`{row.run_id}` {who}, and the other nodes ended with exit code {status.exit_code}",
         why=_then("their last words", said) if said else "they said nothing",
-        hint=f"{again}   # on {'the rest' if lost else 'all of them'}, from its newest whole checkpoint",
+        hint=f"{again}   # on {'the rest' if lost else 'all of them'}, from its newest whole checkpoint{spare}",
     )
 
 

@@ -22,7 +22,17 @@ def pick_host(ledger: Ledger, name: str | None, *states: InstanceState) -> Insta
     rows = ledger.instances(*(states or (InstanceState.OPEN,)))
     if name is None and not rows:
         raise NotFound("no host is open", hint="gptops up")
+    if name is not None and not any(row.name.startswith(name) for row in rows):
+        _refuse_closed_group(name, ledger.group(name, InstanceState.CLOSED))
     return _only("host", name, rows, lambda row: row.name, none="gptops ps shows the open ones; gptops up opens one")
+
+
+def _refuse_closed_group(name: str, closed: Sequence[InstanceRow]) -> None:
+    if not closed:
+        return
+    machines, provider = len({row.name for row in closed}), closed[-1].provider
+    where = f"--host {name}" if provider == "ssh" else f"--provider {provider} --name {name}"
+    raise NotFound(f"no machine of the group `{name}` is open", hint=f"gptops up --nodes {machines} {where}")
 
 
 def pick_run(ledger: Ledger, name: str | None) -> RunRow:

@@ -12,15 +12,18 @@ _MEANINGS = {
     "BeginTime": "Slurm lets a requeued job wait for two minutes",
     "Dependency": "it waits for another job",
 }
+_HELD = {
+    "JobHeldUser": "it is held",
+    "JobHeldAdmin": "it is held by the cluster's staff",
+    "launch_failed_requeued_held": "its node could not start it, and it is held",
+}
 _STUCK = {
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition is inactive",
     "PartitionTimeLimit": "it asks for more time than its partition allows",
     "PartitionNodeLimit": "it asks for more or fewer nodes than its partition allows",
     "BadConstraints": "no machine has what it asks for",
-    "JobHeldUser": "it is held",
-    "JobHeldAdmin": "it is held by the cluster's staff",
-    "launch_failed_requeued_held": "its node could not start it, and it is held",
+    **_HELD,
     "InvalidAccount": "its account may not run it",
     "InvalidQOS": "its qos may not run it",
 }
@@ -55,6 +58,11 @@ class SlurmJob:
     def is_stuck(self) -> bool:
         """It will not start by itself."""
         return self.waits and self.reason in _STUCK
+
+    @property
+    def is_held(self) -> bool:
+        """Somebody has to release it."""
+        return self.waits and self.reason in _HELD
 
     def words(self) -> str:
         """One line for people."""

@@ -25,7 +25,14 @@ def await_start(look: Callable[[], SlurmJob | None], run_id: str, notice: Callab
             return
         if job.words() != told:
             told = job.words()
-            stuck = f"; it will not start by itself, `gptops stop {run_id}` cancels it" if job.is_stuck else ""
-            notice(f"`{run_id}` waits: {told}{stuck}")
+            notice(f"`{run_id}` waits: {told}{_way_out(job, run_id)}")
         clock.sleep(pause)
         pause = min(LONGEST_PAUSE_SECONDS, pause * 1.5)
+
+
+def _way_out(job: SlurmJob, run_id: str) -> str:
+    """What to type, for one that waiting alone does not help."""
+    if not job.is_stuck:
+        return ""
+    release = f"`scontrol release {job.job_id}` on the cluster lets it go, " if job.is_held else ""
+    return f"; it will not start by itself, {release}`gptops stop {run_id}` cancels it"

@@ -50,6 +50,23 @@ def test_several_open_hosts_are_listed(ledger: Ledger) -> None:
     assert "two" in raised.value.why
 
 
+@pytest.mark.parametrize(
+    ("provider", "hint"),
+    [("ssh", "gptops up --nodes 2 --host pair"), ("vast", "gptops up --nodes 2 --provider vast --name pair")],
+)
+def test_a_group_that_was_closed_is_told_as_one(ledger: Ledger, provider: str, hint: str) -> None:
+    for name in ("box1", "box2"):
+        label = f"gptops:p:{name}"
+        ledger.intend_instance(
+            label=label, name=name, provider=provider, project="p", price_per_hour=0, gpus=0, gpu_name="",
+            group_name="pair",
+        )  # fmt: skip
+        ledger.mark_instance(label, InstanceState.CLOSED)
+    with pytest.raises(NotFound, match="no machine of the group `pair` is open") as raised:
+        pick_host(ledger, "pair")
+    assert raised.value.hint == hint
+
+
 def test_a_unique_beginning_is_enough(ledger: Ledger) -> None:
     add_host(ledger, "local-3f2a")
     add_host(ledger, "local-3f7c")

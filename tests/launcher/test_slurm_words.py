@@ -77,6 +77,13 @@ def test_a_job_that_will_not_start_is_told_with_what_takes_it_back() -> None:
     assert said[0].endswith("it will not start by itself, `gptops stop demo-1` cancels it")
 
 
+def test_a_job_that_is_held_is_told_with_what_lets_it_go() -> None:
+    said = list[str]()
+    looks = iter([SlurmJob("7", "PENDING", "launch_failed_requeued_held"), None])
+    await_start(lambda: next(looks), "demo-1", said.append, FakeClock())
+    assert "`scontrol release 7` on the cluster lets it go, `gptops stop demo-1` cancels it" in said[0]
+
+
 def test_nobody_waits_for_a_host_that_does_not_answer() -> None:
     def look() -> SlurmJob:
         raise Unreachable("cut")
