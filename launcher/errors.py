@@ -162,10 +162,20 @@ class OfferGone(ProviderError):
 class MayHaveCreated(ProviderError):
     """`create` ended in a way after which a machine may exist and bill: a lost answer, or an error that names one."""
 
-    def __init__(self, what: str, *, why: str = "", hint: str = "", instance_id: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        why: str = "",
+        hint: str = "",
+        instance_id: str | None = None,
+        within_seconds: float | None = None,
+    ) -> None:
         super().__init__(what, why=why, hint=hint)
         self.instance_id = instance_id
         """The provider's id where the answer told one; else only the label can find it."""
+        self.within_seconds = within_seconds
+        """How long it may take to turn up, where that is known."""
 
 
 class NeverReady(ProviderError):

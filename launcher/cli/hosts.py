@@ -206,13 +206,16 @@ def down(
 
 def _to_end(ledger: Ledger, host: str | None, everything: bool) -> list[InstanceRow]:
     from launcher.books.ledger import InstanceState
+    from launcher.hosts.down import require_whole
     from launcher.running.select import pick_host
 
     if everything:
         return ledger.instances()
-    return ledger.group(host) or [
+    found = ledger.group(host) or [
         pick_host(ledger, host, InstanceState.OPEN, InstanceState.INTENDED, InstanceState.CLOSING)
     ]
+    require_whole(found, ledger)
+    return found
 
 
 def _host_and_command(words: list[str]) -> tuple[str | None, list[str]]:

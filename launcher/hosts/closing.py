@@ -31,7 +31,7 @@ from launcher.hosts.networks import close_empty_networks, close_network_of, is_h
 from launcher.lock import hold
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider
-from launcher.providers.by_name import open_provider
+from launcher.providers.by_name import ends_as, open_provider
 from launcher.remote.host import Host
 from launcher.remote.ssh import end_master
 
@@ -134,7 +134,8 @@ def telling_what_bills(row: InstanceRow, provider: Provider) -> Iterator[None]:
         known = f"; its id at `{row.provider}` is {row.instance_id}" if row.instance_id else ""
         if isinstance(error, KeyRefused):
             raise KeyRefused(what, why=f"{told}{known}", hint=f"{error.hint}{by_hand}") from error
-        raise StillOpen(what, why=f"{told}{known}", hint=f"gptops down {row.name} --discard{by_hand}") from error
+        ending = ends_as(row.provider, row.name, row.group_name)
+        raise StillOpen(what, why=f"{told}{known}", hint=f"gptops down {ending} --discard{by_hand}") from error
 
 
 def bills_on(name: str, price_per_hour: float) -> str:
@@ -171,7 +172,8 @@ def finish_leftovers(ledger: Ledger, state: StatePaths, clock: Clock, say: Calla
         except Busy:
             continue
         except GptopsError as error:
-            say(f"`{row.name}` may still be open: {error.what} ({error.why}); end it: gptops down {row.name} --discard")
+            ending = ends_as(row.provider, row.name, row.group_name)
+            say(f"`{row.name}` may still be open: {error.what} ({error.why}); end it: gptops down {ending} --discard")
     try:
         close_empty_networks(ledger, state, clock, say)
     except GptopsError as error:

@@ -14,7 +14,7 @@ from launcher.clock import Clock
 from launcher.crash import crashpoint
 from launcher.errors import MayHaveCreated, ProviderDown, RateLimited
 from launcher.hosts.planning import HostPlan
-from launcher.providers.base import CreateRequest, Instance, Provider, Status
+from launcher.providers.base import Instance, Provider, Status
 
 LATE_SECONDS = 30.0
 """How long after a lost answer a machine may still turn up in the provider's list."""
@@ -28,14 +28,14 @@ def create_or_adopt(
 
     `named` is told every id that is ours, the ids in errors too, before anything else happens.
     """
-    request = CreateRequest(plan.label, plan.image, plan.wanted.disk_gib, public_key, plan.bid, plan.network)
     try:
-        instance = provider.create(plan.offer, request)
+        instance = provider.create(plan.offer, plan.request(public_key))
     except (MayHaveCreated, ProviderDown) as error:
         if isinstance(error, MayHaveCreated) and error.instance_id is not None:
             named(error.instance_id)
         crashpoint("up:ambiguous")
-        adopted = _adopted(provider, plan, clock)
+        within = error.within_seconds if isinstance(error, MayHaveCreated) else None
+        adopted = _adopted(provider, plan, clock, within or LATE_SECONDS)
         if adopted is None:
             raise
         named(adopted.instance_id)
@@ -45,16 +45,16 @@ def create_or_adopt(
     return instance
 
 
-def _adopted(provider: Provider, plan: HostPlan, clock: Clock) -> Instance | None:
+def _adopted(provider: Provider, plan: HostPlan, clock: Clock, within: float) -> Instance | None:
     """The one machine with our label, if it starts or runs and is what was asked for."""
-    found = _late(provider, plan.label, clock)
+    found = _late(provider, plan.label, clock, within)
     if len(found) != 1 or found[0].status not in (Status.STARTING, Status.RUNNING) or plan.difference(found[0]):
         return None
     return found[0]
 
 
-def _late(provider: Provider, label: str, clock: Clock) -> list[Instance]:
-    deadline = clock.monotonic() + LATE_SECONDS
+def _late(provider: Provider, label: str, clock: Clock, within: float) -> list[Instance]:
+    deadline = clock.monotonic() + within
     while True:
         try:
             found = provider.labelled(label)

@@ -21,6 +21,7 @@ from launcher.commands import deadman as commands
 from launcher.errors import HostUnfit, UsageError
 from launcher.paths import RemoteRun, StatePaths
 from launcher.providers.base import OffSwitch
+from launcher.providers.by_name import ends_as, ends_together
 from launcher.remote.transport import Result, Transport
 from launcher.running.render import template
 
@@ -147,6 +148,8 @@ class Armer:
 
         For `hours` see switch_plan. Called again, the new plan counts.
         """
+        if ends_together(row.provider, row.group_name):
+            off_switch = OffSwitch.NONE  # it would end the others, whose checkpoints it cannot know to be at home
         if row.price_per_hour <= 0 and off_switch not in API_URLS:
             return row
         plan = switch_plan(off_switch, hours=hours, idle_minutes=idle_minutes)
@@ -161,10 +164,11 @@ class Armer:
         if switch.can_end:
             self.say(f"`{row.name}` ends itself {at_most}")
         else:
+            ending = ends_as(row.provider, row.name, row.group_name)
             reason = "has no key for it" if plan.off_switch in API_URLS else f"`{row.provider}` gives it no way to"
             self.say(
                 f"warning: `{row.name}` cannot end its own bill: it {reason}. It stops its runs {at_most}; "
-                f"the bill of ${row.price_per_hour:.2f}/h ends with `gptops down {row.name}` alone"
+                f"the bill of ${row.price_per_hour:.2f}/h ends with `gptops down {ending}` alone"
             )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow
 from launcher.books.spending import Spent, spent
 from launcher.clock import Clock
-from launcher.errors import Unreachable
+from launcher.errors import Unreachable, UsageError
 from launcher.hosts.closing import end_instance, telling_what_bills
 from launcher.hosts.last_look import require_nothing_lost, stop_all
 from launcher.hosts.metering import note_price
 from launcher.lock import hold
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider, Status
-from launcher.providers.by_name import open_provider
+from launcher.providers.by_name import ends_as, ends_together, open_provider
 from launcher.remote.ssh import SshTransport, host_of
 from launcher.remote.transport import Transport
 from launcher.running.connection import connection_to
@@ -50,24 +52,38 @@ class Downer:
     discard: bool = False
 
     def end(self, row: InstanceRow) -> Ended:
-        """End one host. Raises NotVerified where something would be lost, Unreachable where that cannot be known."""
-        what = f"gptops down {row.name}"
-        with (
-            hold(self.state.host_lock(row.name), what, self.clock),
-            hold(self.state.start_lock(row.name), what, self.clock),
-        ):
-            row = self.ledger.instance(row.label)
-            provider = open_provider(row.provider, self.state, clock=self.clock)
-            there = self._is_there(row, provider)
-            if there and row.state is InstanceState.OPEN and not self.discard:
-                self._save(row, provider)
-            if not there and row.state is InstanceState.OPEN:
+        """End one host. Raises NotVerified where something would be lost, Unreachable where that cannot be known.
+
+        Where the others of its group end with it, they are looked at first, too.
+        """
+        with ExitStack() as locks:
+            for each in self._others(row):
+                self._look(each, locks)
+            row, provider, there = self._look(row, locks)
+            if not there and row.state is InstanceState.OPEN and not ends_together(row.provider, row.group_name):
                 self.talk.notice(f"`{row.name}` was gone already: `{row.provider}` knows nothing of it")
             network = self.ledger.network_of(row.group_name)
             closed = end_instance(row, provider, self.ledger, self.state, self.clock)
             if network is not None and self.ledger.network_of(row.group_name) is None:
                 self.talk.notice(f"`{row.group_name}` has no machine any more: its private network is deleted")
             return Ended(closed, there, spent(self.ledger, closed.label, self.clock.now()))
+
+    def _others(self, row: InstanceRow) -> list[InstanceRow]:
+        if not ends_together(row.provider, row.group_name):
+            return []
+        return [each for each in self.ledger.group(row.group_name) if each.label != row.label]
+
+    def _look(self, row: InstanceRow, locks: ExitStack) -> tuple[InstanceRow, Provider, bool]:
+        """The row as it is now, which nobody else touches, its provider, and whether it is there; with it saved."""
+        what = f"gptops down {row.name}"
+        locks.enter_context(hold(self.state.host_lock(row.name), what, self.clock))
+        locks.enter_context(hold(self.state.start_lock(row.name), what, self.clock))
+        row = self.ledger.instance(row.label)
+        provider = open_provider(row.provider, self.state, clock=self.clock)
+        there = self._is_there(row, provider)
+        if there and row.state is InstanceState.OPEN and not self.discard:
+            self._save(row, provider)
+        return row, provider, there
 
     def _is_there(self, row: InstanceRow, provider: Provider) -> bool:
         """By its label, or where a person has changed that, by its id."""
@@ -102,10 +118,11 @@ class Downer:
 
     def _unknown(self, row: InstanceRow, why: str) -> Unreachable:
         bills = f"; meanwhile it bills ${row.price_per_hour:.2f} an hour" if row.price_per_hour else ""
+        ending = ends_as(row.provider, row.name, row.group_name)
         return Unreachable(
             f"`{row.name}` was not ended: what lies there alone cannot be known",
             why=f"{why}{bills}",
-            hint=f"try again, or end it with everything on it: gptops down {row.name} --discard",
+            hint=f"try again, or end it with everything on it: gptops down {ending} --discard",
         )
 
     def _sync(self, row: InstanceRow) -> None:
@@ -120,3 +137,15 @@ class Downer:
             last = look_once(watched, connect)
         for problem in last.synced.problems:
             raise problem.error
+
+
+def require_whole(rows: Sequence[InstanceRow], ledger: Ledger) -> None:
+    """Raises UsageError for a machine that would end others of its group, which nobody has named."""
+    first = rows[0]
+    left = len(ledger.group(first.group_name)) - len(rows)
+    if left > 0 and ends_together(first.provider, first.group_name):
+        raise UsageError(
+            f"`{first.name}` cannot be ended alone",
+            why=f"`{first.provider}` ends the machines of `{first.group_name}` together",
+            hint=f"gptops down {first.group_name}",
+        )

@@ -13,6 +13,7 @@ from launcher.books.ledger import InstanceRow, Ledger, RunRow
 from launcher.checkpoints.safety import unsaved
 from launcher.errors import NotVerified
 from launcher.paths import LocalRun, RemoteRun
+from launcher.providers.by_name import ends_as
 from launcher.remote.transport import Transport
 from launcher.running.status import read_status
 from launcher.running.stop import stop_run
@@ -23,10 +24,11 @@ def require_nothing_lost(row: InstanceRow, ledger: Ledger, transport: Transport)
     """Raises NotVerified, naming them, where runs still go on or whole checkpoints are not verified at home."""
     found = [fact for run in ledger.runs(instance_label=row.label) for fact in _kept_only_there(run, transport)]
     if found:
+        ending = ends_as(row.provider, row.name, row.group_name)
         raise NotVerified(
             f"`{row.name}` still has what is nowhere else",
             why="\n".join(found),
-            hint=f"gptops down {row.name} --sync-first, or lose it: gptops down {row.name} --discard",
+            hint=f"gptops down {ending} --sync-first, or lose it: gptops down {ending} --discard",
         )
 
 

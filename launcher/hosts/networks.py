@@ -13,11 +13,20 @@ from launcher.books.audit import audit
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger, NetworkRow
 from launcher.clock import Clock
 from launcher.crash import crashpoint
-from launcher.errors import Busy, KeyRefused, NeverReady, ProviderDown, ProviderError, RateLimited, StillOpen
+from launcher.errors import (
+    Busy,
+    KeyRefused,
+    MayHaveCreated,
+    NeverReady,
+    ProviderDown,
+    ProviderError,
+    RateLimited,
+    StillOpen,
+)
 from launcher.lock import hold
 from launcher.paths import StatePaths
 from launcher.providers.by_name import open_networks
-from launcher.providers.networks import Network, Networks, network_name
+from launcher.providers.networks import Machines, Network, Networks, network_name
 
 APPEARS_SECONDS = 30.0
 """How long a network that was asked for may stay unseen."""
@@ -30,10 +39,12 @@ TRIES = 5
 ASK_AGAIN_SECONDS = 15.0
 
 
-def make_network(row: NetworkRow, networks: Networks, ledger: Ledger, state: StatePaths, clock: Clock) -> Network:
+def make_network(
+    row: NetworkRow, networks: Networks, ledger: Ledger, state: StatePaths, clock: Clock, machines: Machines = ()
+) -> Network:
     """The network of this row, which is in the ledger. Raises what `create` raised where there is none after it."""
     name = network_name(row.label)
-    refused = _asked(row.cluster_id, name, networks, clock)
+    refused = _asked(row.cluster_id, name, machines, networks, clock)
     crashpoint("up:network_asked")
     found = _appeared(name, networks, clock)
     if found is None:
@@ -46,13 +57,13 @@ def make_network(row: NetworkRow, networks: Networks, ledger: Ledger, state: Sta
     return found
 
 
-def _asked(cluster_id: str, name: str, networks: Networks, clock: Clock) -> ProviderError | None:
+def _asked(cluster_id: str, name: str, machines: Machines, networks: Networks, clock: Clock) -> ProviderError | None:
     """Ask once; again only where nothing was done. What kept the answer away, after which its name alone tells."""
     for _ in range(TRIES):
         try:
-            networks.create(cluster_id, name)
+            networks.create(cluster_id, name, machines)
             return None
-        except ProviderDown as error:
+        except (ProviderDown, MayHaveCreated) as error:
             return error
         except RateLimited as error:
             refused: ProviderError = error

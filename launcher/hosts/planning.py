@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from launcher.errors import UsageError
-from launcher.providers.base import Instance, Offer, Wanted
+from launcher.providers.base import CreateRequest, Instance, Offer, Wanted
 from launcher.providers.networks import network_name
 
 MOST_LETTERS = 40
@@ -54,6 +54,10 @@ class HostPlan:
         if not self.offer.spot:
             return None
         return self.wanted.bid or max(0.0, self.offer.price_per_hour - self.offer.disk_per_hour)
+
+    def request(self, public_key: str) -> CreateRequest:
+        """What its provider is asked for, beside the offer."""
+        return CreateRequest(self.label, self.image, self.wanted.disk_gib, public_key, self.bid, self.network)
 
     @property
     def highest_price(self) -> float:

@@ -22,6 +22,7 @@ from launcher.managed.outside import Outside, Wish
 from launcher.managed.patience import patiently
 from launcher.paths import LocalRun, RemoteRun
 from launcher.providers.base import Status
+from launcher.providers.by_name import ends_together
 from launcher.remote.transport import Transport
 from launcher.spec.jobs import JobSpec
 from trainer.manifest import step_name
@@ -143,16 +144,21 @@ def end(errand: Errand, outside: Outside) -> None:
         # Opening one failed, and perhaps even ending it again.
         _ended_or_open(errand, outside)
         return
-    for each in outside.machines(errand):
+    machines = outside.machines(errand)
+    at_once = [each for each in machines if ends_together(each.provider, each.group_name)]
+    for each in at_once:  # before the first of them ends them all
+        if each.state is not InstanceState.CLOSED and not errand.lost:
+            _require_nothing_lost(each, errand, outside)
+    for each in machines:
         if outside.is_login_node(each):
             outside.talk.notice(
                 f"`{each.name}` stays open: nobody bills it, and `gptops down {each.name}` only forgets it"
             )
         else:
-            _end_one(each, errand, outside)
+            _end_one(each, errand, outside, was_looked_at=each in at_once)
 
 
-def _end_one(row: InstanceRow, errand: Errand, outside: Outside) -> None:
+def _end_one(row: InstanceRow, errand: Errand, outside: Outside, *, was_looked_at: bool) -> None:
     if row.state is InstanceState.CLOSED:
         return
     what = f"gptops run {errand.errand_id}"
@@ -160,7 +166,7 @@ def _end_one(row: InstanceRow, errand: Errand, outside: Outside) -> None:
         hold(outside.state.host_lock(row.name), what, outside.clock),
         hold(outside.state.start_lock(row.name), what, outside.clock),
     ):
-        if not errand.lost:
+        if not errand.lost and not was_looked_at:
             _require_nothing_lost(row, errand, outside)
         crashpoint("run:leaving")
         provider = outside.provider(row.provider)

@@ -30,7 +30,9 @@ from launcher.nodes.meeting import free_port, meet, order_of, places_of
 from launcher.nodes.opening import GroupOpener, connected
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider
+from launcher.providers.by_name import ends_together
 from launcher.providers.networks import Network, Networks
+from launcher.remote.keys import public_line
 from launcher.remote.together import each, together
 
 CREATE_TRIES = 5
@@ -95,9 +97,9 @@ class ClusterOpener:
                 for plan in plans:
                     self._opener(plan, ledger).intend(plan)
                 crashpoint("up:all_intended")
-                network = make_network(
-                    ledger.network(plans[0].network_label), self.networks, ledger, self.state, self.clock
-                )
+                if ends_together(self.provider.name, group):
+                    asked |= {plan.label for plan in plans}  # its network makes them
+                network = self._make_network(plans, ledger)
                 self._create(plans, ledger, first, asked)
                 return self._made_whole(plans, network, setup, patience_seconds, first)
             except BaseException as error:
@@ -119,6 +121,11 @@ class ClusterOpener:
             cluster_id=first.offer.cluster_id,
         )
         crashpoint("up:network_intended")
+
+    def _make_network(self, plans: Sequence[HostPlan], ledger: Ledger) -> Network:
+        row, key = ledger.network(plans[0].network_label), public_line(self.state.private_key)
+        machines = [(plan.offer, plan.request(key)) for plan in plans]
+        return make_network(row, self.networks, ledger, self.state, self.clock, machines)
 
     def _create(self, plans: Sequence[HostPlan], ledger: Ledger, first: _First, asked: set[str]) -> None:
         """One after the other: the vendor allows no more, and an offer that is gone ends it before others cost much."""
@@ -177,7 +184,7 @@ class ClusterOpener:
         with Ledger(self.state.ledger, self.clock) as ledger:
             rows = [ledger.instance(plan.label) for plan in plans]
             with connected(rows, self.state, self.clock) as transports:
-                insides = insides_of(transports, network)
+                insides = insides_of(transports, network, self._told(plans, network))
                 places = places_of(transports, insides)
                 order = order_of(places)
                 there, places = [transports[node] for node in order], [places[node] for node in order]
@@ -188,6 +195,13 @@ class ClusterOpener:
                 ledger.mark_instance(row.label, row.state, inside=inside)
                 for row, inside in zip(rows, insides, strict=True)
             ]
+
+    def _told(self, plans: Sequence[HostPlan], network: Network) -> list[str]:
+        """Each machine's address inside by the provider's word; "" where it says none."""
+        if network.subnet:
+            return [""] * len(plans)
+        told = {each.label: each.inside for each in self.provider.labelled(plans[0].network_label)}
+        return [told.get(plan.label, "") for plan in plans]
 
     def _opener(self, plan: HostPlan, ledger: Ledger, check: Callable[[], None] | None = None) -> Opener:
         say = lambda line: self.say(f"{plan.name}: {line}")  # noqa: E731

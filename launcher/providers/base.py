@@ -33,6 +33,8 @@ class Wanted:
     """Any of these, as a part of the provider's own word for the place, in any case; empty means anywhere."""
     min_cuda: float | None = None
     """The CUDA version that the wheels to be installed need a driver for: 13.0."""
+    nodes: int = 1
+    """So many machines that are to train together; everything else is what each of them must offer."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Offer:
     driver: str = ""
     """Its version, where the market tells."""
     cluster_id: str = ""
-    """Machines of one cluster can be given a private network (launcher.providers.networks); "": none."""
+    """Machines of one cluster can be given a private network (launcher.providers.networks); "": none. With several
+    `nodes` wanted, a market that sells them as a whole alone makes an offer for each of them."""
     ready_within_seconds: float = 900.0
     """When to give up waiting for its sshd. Clouds pull images of many GB first; a machine of your own does not."""
 
@@ -91,7 +94,8 @@ class CreateRequest:
     bid: float | None = None
     """With a spot offer: US dollars an hour for the machine. A spot offer without it must be refused, not created."""
     network: str = ""
-    """The name of the private network it is created into; "": none."""
+    """The name of the private network it is created into; "": none. Where that has made its machines itself
+    (launcher.providers.networks), it is looked for by its label."""
 
 
 class Status(enum.Enum):
@@ -133,6 +137,8 @@ class Instance:
     """GPUs it has by the provider's own word; None where it does not say."""
     disk_per_hour: float = 0.0
     """The disk's part of the price."""
+    inside: str = ""
+    """Its address in its private network, where the provider tells."""
 
 
 class OffSwitch(enum.Enum):
@@ -190,5 +196,7 @@ class Provider(Protocol):
         ...
 
     def destroy(self, instance_id: str) -> None:
-        """End the machine and everything that runs on it. Already gone is success; proof is `get(...) is None`."""
+        """End the machine and everything that runs on it. Already gone is success; proof is `get(...) is None`.
+
+        Where machines end together alone (by_name.ends_together), the others of its network end with it."""
         ...

@@ -16,8 +16,20 @@ AVAILABLE = ("local", "ssh", "vast", "runpod", "lambda_cloud")
 """What this version has; jobs.yaml may name others, which come later."""
 
 
-NETWORKED = ("vast",)
+NETWORKED = ("vast", "runpod")
 """Whose machines of one cluster can be given a private network."""
+_WHOLE = ("runpod",)
+"""Whose clusters are made and ended as a whole."""
+
+
+def ends_together(name: str, group_name: str) -> bool:
+    """Whether a machine of this rented group ends with all the others of it, and never alone."""
+    return bool(group_name) and name in _WHOLE
+
+
+def ends_as(provider: str, name: str, group_name: str) -> str:
+    """What `gptops down` is told to end a machine: its own name, or its group's where that ends as a whole."""
+    return group_name if ends_together(provider, group_name) else name
 
 
 def open_networks(name: str, clock: Clock) -> Networks:
@@ -26,7 +38,11 @@ def open_networks(name: str, clock: Clock) -> Networks:
         from launcher.providers.vast_overlays import open_overlays
 
         return open_overlays(clock)
-    raise UsageError(f"`{name}` makes no private networks", why=f"{', '.join(NETWORKED)} does", hint="docs/nodes.md")
+    if name == "runpod":
+        from launcher.providers.runpod_clusters import open_clusters
+
+        return open_clusters(clock)
+    raise UsageError(f"`{name}` makes no private networks", why=f"{', '.join(NETWORKED)} do", hint="docs/nodes.md")
 
 
 def open_provider(

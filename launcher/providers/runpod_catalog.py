@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from launcher.providers.base import Offer, Wanted
@@ -14,6 +15,13 @@ from launcher.providers.fields import Fields
 
 Cloud = Literal["SECURE", "COMMUNITY"]
 CLOUDS: tuple[Cloud, ...] = ("SECURE", "COMMUNITY")
+
+CLUSTER_CLOUDS: tuple[Cloud, ...] = ("SECURE",)
+"""A request for a cluster names no cloud: clusters are of data centers."""
+CLUSTER_SHARE = 1.2
+"""What a GPU in a cluster costs beside one in a pod. The API tells no price of clusters, and bills their network as a
+part of its own: somebody was charged $1.908 an hour for an A100 that the catalog had at $1.59. Once it is there, the
+pod's own `cost` counts."""
 
 DISK_USD_PER_GB_HOUR = 0.10 / 730
 """Container disk of a running pod (docs.runpod.io/pods/pricing: $0.10 a GB and month); a month has 730 hours."""
@@ -31,6 +39,17 @@ def offers_of(catalog: Any, cloud: Cloud, wanted: Wanted) -> Iterator[Offer]:
         if _could_be_created(gpu, cloud, wanted):
             for center in _data_centers(gpu):
                 yield _offer(gpu, cloud, center, wanted)
+
+
+def in_cluster(offer: Offer, nodes: int) -> list[Offer]:
+    """The offer as so many nodes of one cluster in its data center: one each."""
+    price = CLUSTER_SHARE * (offer.price_per_hour - offer.disk_per_hour) + offer.disk_per_hour
+    center = data_center_of(offer) or _ANYWHERE
+    rest = offer.offer_id.partition(":")[2]
+    return [
+        replace(offer, offer_id=f"cluster{node}of{nodes}:{rest}", price_per_hour=price, cluster_id=center)
+        for node in range(nodes)
+    ]
 
 
 def count_of(wanted: Wanted) -> int:

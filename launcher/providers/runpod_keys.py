@@ -6,9 +6,11 @@ the way. Where ours stands there already, nothing is written.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from launcher.errors import ProviderError
+from launcher.errors import KeyRefused, ProviderError
+from launcher.providers.answer import Refused
 from launcher.providers.fields import Fields
 from launcher.providers.http import Api
 
@@ -28,6 +30,13 @@ def register_key(api: Api, public_key: str) -> None:
             why=f"it lost {', '.join(each.split()[-1] for each in lost)}",
             hint="look at them: https://console.runpod.io/user/settings",
         )
+
+
+def try_register(api: Api, public_key: str) -> None:
+    """The same where this API key may do it. What creates a pod carries the key too, which v2 documents as enough; one
+    that may not even create is refused in a moment."""
+    with suppress(Refused, KeyRefused):
+        register_key(api, public_key)
 
 
 def _keys(answer: Any) -> list[str]:

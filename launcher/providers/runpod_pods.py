@@ -6,6 +6,7 @@ from typing import Any
 
 from launcher.providers.base import Instance, Status
 from launcher.providers.fields import Fields
+from launcher.providers.networks import machine_label
 from launcher.providers.runpod_catalog import disk_per_hour
 from launcher.remote.host import Address
 
@@ -17,6 +18,22 @@ _STATUS = {
     "ERROR": Status.FAILED,
 }
 GONE = "TERMINATED"
+NETWORK = "GPTOPS_NETWORK"
+"""In the environment of a cluster's pods: the label of their network. RunPod names them, and lists what it was told."""
+_UNPLACED = "unplaced"
+"""In the place of a rank that is not assigned yet."""
+
+
+def label_of(pod: Any) -> str:
+    """Its name; in a cluster of ours, the network's label and its rank."""
+    fields = Fields.of(pod, "runpod's pod")
+    if not fields.row.get("cluster"):
+        return fields.text("name", "")
+    network = Fields.of(fields.row.get("env") or {}, "runpod's env").text(NETWORK, "")
+    rank = Fields.of(fields.row["cluster"], "runpod's cluster").row.get("rank")
+    if not network:
+        return fields.text("name", "")
+    return machine_label(network, rank) if isinstance(rank, int) else f"{network}-{_UNPLACED}"
 
 
 def instance_of(pod: Any) -> Instance | None:
@@ -28,15 +45,18 @@ def instance_of(pod: Any) -> Instance | None:
     disk = disk_per_hour(fields.number("disk", 0.0)) if cost else 0.0  # a stopped pod's container disk is free
     gpu = Fields.of(fields.row.get("gpu") or {}, "runpod's GPU")
     addresses = _addresses(fields)
+    cluster = Fields.of(fields.row.get("cluster") or {}, "runpod's cluster")
+    within = f"{cluster.text('id')}/" if cluster.row else ""  # it is deleted with that alone
     return Instance(
-        instance_id=fields.text("id"),
-        label=fields.text("name", ""),
+        instance_id=within + fields.text("id"),
+        label=label_of(pod),
         status=status_of(status),
         addresses=addresses,
         price_per_hour=cost + disk,
         detail=_detail(status, bool(addresses)),
         gpus=gpu.whole("count", 0) or None,
         disk_per_hour=disk,
+        inside=cluster.text("ip", ""),
     )
 
 

@@ -14,7 +14,7 @@ from launcher.errors import ProviderDown, ProviderError
 from launcher.providers.answer import Refused, key_refused
 from launcher.providers.fields import Fields
 from launcher.providers.http import Api, require_success
-from launcher.providers.networks import Network
+from launcher.providers.networks import Machines, Network
 from launcher.providers.vast import vast_api
 
 PATH = "/api/v0/overlay/"
@@ -32,8 +32,8 @@ class VastOverlays:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def create(self, cluster_id: str, name: str) -> None:
-        """The answer names no id: the list does."""
+    def create(self, cluster_id: str, name: str, machines: Machines = ()) -> None:
+        """The answer names no id: the list does. Its machines are created into it one by one."""
         body = {"cluster_id": _whole(cluster_id), "name": name}
         require_success(self._call("POST", body), "vast", f"making the overlay {name}")
 

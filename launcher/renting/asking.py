@@ -26,7 +26,7 @@ def rent_request(
     nodes: int = 1,
 ) -> RentRequest:
     """The request of `gptops up` and `gptops offers`; the job's work is spread over `nodes` machines."""
-    wanted = asked.wanted
+    wanted = replace(asked.wanted, nodes=nodes)
     if asked.provider not in OWN_TORCH and wanted.gpus:
         wanted = replace(wanted, min_cuda=needed_cuda(asked.image, constraints()))
     work = workload(asked.train, nodes * wanted.gpus) if asked.train is not None else None

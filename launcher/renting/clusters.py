@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from launcher.errors import NoOffer
 from launcher.hosts.planning import HostPlan, described, plan_for
 from launcher.providers.base import Offer, Provider, Wanted
+from launcher.providers.networks import machine_label
 from launcher.renting.choice import Choice, no_offer
 from launcher.renting.market import RentRequest, sorted_out
 from launcher.renting.ranking import Order
@@ -115,7 +116,8 @@ def _plans(cluster: Cluster, request: RentRequest) -> tuple[HostPlan, ...]:
     plans = []
     for number, offer in enumerate(cluster.offers):
         plan = plan_for(offer, request.wanted, project=request.project, image=request.image, name=f"{group}-{number}")
-        plans.append(replace(plan, group_name=group, network_label=first.label))
+        label = machine_label(first.label, number)
+        plans.append(replace(plan, label=label, group_name=group, network_label=first.label))
     return tuple(plans)
 
 

@@ -1,4 +1,4 @@
-"""Which machines do not train together, provider by provider, and what does instead. Vast's may: nodes.market."""
+"""Which machines do not train together, and what does instead. Vast's and RunPod's may: nodes.market."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from launcher.errors import UsageError
 
 WHY_ALONE = {
     "local": "all nodes would be this one machine; `processes` starts several there",
-    "runpod": "gptops rents single pods there, without a fast private network between them; those with one are made by "
-    "calls of their own (POST /v2/clusters), which gptops does not speak",
     "lambda_cloud": "its public API launches single instances and makes no private network for them; 1-Click Clusters "
     "are not in it",
 }

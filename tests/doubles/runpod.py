@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.clock import Clock, SystemClock
+from tests.doubles import runpod_clusters as clusters
 from tests.doubles.cloud import Asked, Cloud, Reply
 from tests.doubles.cloud_time import STEP_SECONDS
 from tests.doubles.machines import Machine
@@ -82,7 +83,9 @@ class Plan:
 
 
 @dataclass
-class _Pod:
+class Pod:
+    """What somebody asked for, and what has become of it."""
+
     body: dict[str, Any]
     plan: Plan
     cost: float
@@ -91,6 +94,10 @@ class _Pod:
     machine: Machine | None = None
     deleted_polls: int | None = None
     stopped_as: str = ""
+    cluster_id: str = ""
+    rank: int = 0
+    inside: str = ""
+    """With its network's size: `10.65.0.2/16`."""
 
 
 class RunpodDouble(Cloud):
@@ -110,7 +117,10 @@ class RunpodDouble(Cloud):
         self.catalog: Sequence[GpuType] = CATALOG
         self.account_keys: list[str] = []
         self.next = Plan()
-        self.pods: dict[str, _Pod] = {}
+        self.pods: dict[str, Pod] = {}
+        self.clusters: dict[str, dict[str, Any]] = {}
+        """Their create requests."""
+        self.clusters_made = 0
 
     @property
     def url(self) -> str:
@@ -155,6 +165,8 @@ class RunpodDouble(Cloud):
         pod = re.fullmatch(r"/pods/([^/]+)", path)
         if pod and asked.method in ("GET", "DELETE"):
             return self._show(pod[1]) if asked.method == "GET" else self._delete(pod[1])
+        if path.startswith("/clusters"):
+            return clusters.answer(self, asked, path.removeprefix("/clusters"))
         handlers = {
             "GET /pods": self._list,
             "POST /pods": self._create,
@@ -173,7 +185,11 @@ class RunpodDouble(Cloud):
         return Reply(200, {"gpus": [_gpu_json(gpu, count, cloud) for gpu in self.catalog]}, QUOTA)
 
     def _list(self, asked: Asked) -> Reply:
-        shown = [self._json(pod_id) for pod_id in self.pods if self._is_listed(pod_id)]
+        wanted = asked.query.get("includeClusterPods") == "true"
+        there = [each for each, pod in self.pods.items() if (wanted or not pod.cluster_id) and self._is_listed(each)]
+        for pod in (self.pods[each] for each in there):
+            pod.polls += bool(pod.cluster_id)
+        shown = [self._json(pod_id) for pod_id in there]
         return Reply(200, {"pods": shown}, QUOTA)
 
     def _show(self, pod_id: str) -> Reply:
@@ -194,6 +210,11 @@ class RunpodDouble(Cloud):
         pod = self.pods.get(pod_id)
         if pod is None or pod.deleted_polls is not None:
             return problem(404, "Not Found", "pod not found")
+        if pod.cluster_id:
+            return problem(409, "Conflict", "Pod belongs to a cluster and cannot be terminated via the pod endpoints.")
+        return self.end_pod(pod_id, pod)
+
+    def end_pod(self, pod_id: str, pod: Pod) -> Reply:
         pod.deleted_polls = pod.plan.lingers_polls
         self.meter.stop(pod_id, self.time.now())
         if pod.machine is not None:
@@ -214,21 +235,26 @@ class RunpodDouble(Cloud):
             refusal = problem(422, "Unprocessable Entity", "Request validation failed.")
             return replace(refusal, body={**refusal.body, "errors": wrong})
         gpu = next((each for each in self.catalog if each.id == body["gpu"]["id"]), None)
-        center = self._place(gpu, body) if gpu else None
+        center = self.place(gpu, body) if gpu else None
         if gpu is None or center is None:
             return problem(400, "Bad Request", "There are no instances currently available")
-        pod_id = f"pod{len(self.pods) + 1:07d}"
         rate = gpu.secure if body.get("cloud", "SECURE") == "SECURE" else gpu.community
-        cost = rate * body["gpu"].get("count", 1) if self.next.costs is None else self.next.costs
-        self.pods[pod_id] = _Pod(body, self.next, cost, center)
+        pod_id = self.add_pod(body, rate * body["gpu"].get("count", 1), center)
         self.next = Plan()
-        disk = body.get("disk", 50) * DISK_USD_PER_GB_HOUR
-        self.meter.set(pod_id, self.time.now(), gpu_per_hour=cost, disk_per_hour=disk)
         return Reply(201, self._json(pod_id), QUOTA)
 
-    def _place(self, gpu: GpuType, body: Mapping[str, Any]) -> str | None:
+    def add_pod(self, body: dict[str, Any], rate: float, center: str, **in_cluster: Any) -> str:
+        """One more pod, which bills from now on; its id. It behaves as `next` says."""
+        pod_id = f"pod{len(self.pods) + 1:07d}"
+        cost = rate if self.next.costs is None else self.next.costs
+        self.pods[pod_id] = Pod(body, self.next, cost, center, **in_cluster)
+        disk = body.get("disk", 50) * DISK_USD_PER_GB_HOUR
+        self.meter.set(pod_id, self.time.now(), gpu_per_hour=cost, disk_per_hour=disk)
+        return pod_id
+
+    def place(self, gpu: GpuType, body: Mapping[str, Any]) -> str | None:
         """A data center with stock and a new enough driver."""
-        floor = body["gpu"].get("minCudaVersion")
+        floor = body.get("gpu", {}).get("minCudaVersion")
         if floor and not any(free and _version(cuda) >= _version(floor) for cuda, free in gpu.cuda.items()):
             return None
         if body.get("cloud") == "COMMUNITY":
@@ -238,7 +264,7 @@ class RunpodDouble(Cloud):
 
     # A pod
 
-    def _status(self, pod: _Pod) -> str:
+    def status(self, pod: Pod) -> str:
         plan = pod.plan
         if pod.stopped_as:
             return pod.stopped_as
@@ -248,7 +274,7 @@ class RunpodDouble(Cloud):
 
     def _json(self, pod_id: str) -> dict[str, Any]:
         pod, body = self.pods[pod_id], self.pods[pod_id].body
-        status = self._status(pod)
+        status = self.status(pod)
         direct = self._direct(pod_id, pod) if status == "RUNNING" else None
         return {
             "id": pod_id,
@@ -274,9 +300,10 @@ class RunpodDouble(Cloud):
             "createdAt": "2026-11-20T12:00:00Z",
             "startedAt": None,
             "globalNetworking": {"enabled": False},
+            **clusters.membership(self, pod),
         }
 
-    def _direct(self, pod_id: str, pod: _Pod) -> dict[str, Any] | None:
+    def _direct(self, pod_id: str, pod: Pod) -> dict[str, Any] | None:
         """The mapped port, once there is one; the pod's host boots with it."""
         plan, body = pod.plan, pod.body
         ready_at = plan.provisioning_polls + plan.starting_polls + plan.ports_missing_polls
@@ -289,13 +316,16 @@ class RunpodDouble(Cloud):
             host, port = pod.machine.address.host, pod.machine.address.port
         return {"host": host, "port": port, "username": "root", "command": f"ssh root@{host} -p {port}"}
 
-    def _boot(self, pod_id: str, pod: _Pod) -> Machine:
+    def _boot(self, pod_id: str, pod: Pod) -> Machine:
         own = pod.body.get("env", {}).get("PUBLIC_KEY")
         account = self.account_keys if pod.body.get("startSsh") else []
         keys = account if pod.plan.knows_only_account_keys or own is None else [own]
         environment = {"RUNPOD_POD_ID": pod_id, "RUNPOD_API_KEY": POD_KEY + pod_id, "RUNPOD_REST_URL": self.url}
         count = pod.plan.gpus or pod.body["gpu"].get("count", 1)
-        return self.machines.start(keys, gpus=[pod.body["gpu"]["id"]] * count, environment=environment)
+        machine = self.machines.start(keys, gpus=[pod.body["gpu"]["id"]] * count, environment=environment)
+        if pod.inside:
+            machine.join(pod.inside)
+        return machine
 
 
 def _unauthorized(asked: Asked, path: str) -> Reply | None:

@@ -41,7 +41,8 @@ class RackMachine(Machine):
 
     def join(self, address: str) -> None:
         """One switch for each overlay, which the second byte of its addresses tells."""
-        self.rack.nodes.join(self.node.number, f"over{address.split('.')[1]}", address)
+        switch = f"over{address.split('.')[1]}"
+        self.rack.nodes.join(self.node.number, switch, address, interface=self.rack.interface)
 
     def cut(self) -> None:
         self.is_up = False
@@ -55,8 +56,8 @@ class RackMachine(Machine):
 class Rack(Machines):
     """So many machines as there are nodes, and no more at a time."""
 
-    def __init__(self, nodes: Nodes) -> None:
-        self.nodes = nodes
+    def __init__(self, nodes: Nodes, interface: str = "eth0") -> None:
+        self.nodes, self.interface = nodes, interface
         self.free = list(nodes.all)
         self.all: list[Machine] = []
 

@@ -141,10 +141,10 @@ def test_names_and_addresses_are_hosts(host: str) -> None:
 
 
 def test_what_a_later_version_runs_is_refused_by_name_and_with_what_there_is() -> None:
-    later = job(stage="sft", provider="runpod", resources={"nodes": 2})
+    later = job(stage="sft", provider="lambda_cloud", resources={"nodes": 2})
     with pytest.raises(JobsError) as raised:
         require_supported(later, "chat")
     what = raised.value.what
-    assert what.startswith("jobs.yaml: jobs.chat.resources.nodes: 2 at `runpod`: gptops rents single pods there,")
+    assert what.startswith("jobs.yaml: jobs.chat.resources.nodes: 2 at `lambda_cloud`: its public API launches")
     assert what.endswith(f"instead: {INSTEAD}")
     require_supported(job(), "demo")

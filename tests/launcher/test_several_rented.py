@@ -10,21 +10,22 @@ from tests.launcher.command_line import gptops
 
 JOBS = """\
 jobs:
-  two: {stage: pretrain, provider: runpod, resources: {gpus: 8, nodes: 2}, train: {train: {global_batch_size: 128}}}
+  two:
+    stage: pretrain
+    provider: lambda_cloud
+    resources: {gpus: 8, nodes: 2}
+    train: {train: {global_batch_size: 128}}
 """
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (
-            ("up", "--provider", "runpod", "--nodes", "2"),
-            "single pods there, without a fast private network between them",
-        ),
-        (("up", "--job", "two"), "(POST /v2/clusters), which gptops does not speak"),
+        (("up", "--provider", "lambda_cloud", "--nodes", "2"), "its public API launches single instances"),
+        (("up", "--job", "two"), "1-Click Clusters are not in it"),
         (("up", "--provider", "local", "--nodes", "2"), "all nodes would be this one machine"),
         (("offers", "--provider", "lambda_cloud", "--nodes", "2"), "makes no private network for them"),
-        (("offers", "--job", "two"), "single pods there, without a fast private network between them"),
+        (("offers", "--job", "two"), "its public API launches single instances"),
     ],
 )
 def test_several_nodes_at_a_cloud_are_refused_with_the_reason(tmp_path: Path, words: tuple[str, ...], why: str) -> None:
