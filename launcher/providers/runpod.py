@@ -27,10 +27,10 @@ from launcher.providers.runpod_catalog import (
     count_of,
     cuda_floor,
     data_center_of,
-    disk_gb,
     in_cluster,
     offers_of,
 )
+from launcher.providers.runpod_container import container
 from launcher.providers.runpod_keys import try_register
 from launcher.providers.runpod_pods import instance_of, label_of
 
@@ -38,19 +38,6 @@ API = "https://api.runpod.io/v2"
 CONSOLE = "https://console.runpod.io/pods"
 PAUSES = {"read": 1.0, "write": 1.0}
 """The published policy is 60 requests a minute for one user (`RateLimit-Policy`)."""
-
-VENDOR_IMAGE = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
-"""Where no job names one. RunPod's own images start an sshd when PUBLIC_KEY is set."""
-SSHD = (
-    "bash -c 'export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; "
-    "apt-get install -y -qq --no-install-recommends openssh-server rsync; "
-    "mkdir -p /run/sshd ~/.ssh; chmod 700 ~/.ssh; "
-    'echo "$PUBLIC_KEY" >> ~/.ssh/authorized_keys; chmod 600 ~/.ssh/authorized_keys; '
-    'env | grep "^RUNPOD_" >> /etc/environment; '
-    "ssh-keygen -A; exec /usr/sbin/sshd -D -e'"
-)
-"""What any other image with apt is told to run. RUNPOD_* must reach logins: the dead-man's switch ends the pod so."""
-
 
 PLACED_SECONDS = 300.0
 """How long a pod of a new cluster may have no rank yet: told nowhere; an image is pulled after that."""
@@ -172,19 +159,6 @@ def delete(api: Api, kind: str, its_id: str) -> None:
                 why=error.answer.summary,
                 hint=f"end it by hand: {CONSOLE}",
             ) from error
-
-
-def container(request: CreateRequest) -> dict[str, Any]:
-    """What a pod runs and whom it lets in, alone or in a cluster."""
-    image = request.image or VENDOR_IMAGE
-    told: dict[str, Any] = {
-        "image": image,
-        "disk": disk_gb(request.disk_gib),
-        "ports": ["22/tcp"],
-        "env": {"PUBLIC_KEY": request.public_key},
-        "startSsh": True,
-    }
-    return told if image.startswith("runpod/") else {**told, "args": SSHD}
 
 
 def _body(offer: Offer, request: CreateRequest) -> dict[str, Any]:

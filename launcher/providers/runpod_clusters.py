@@ -14,8 +14,9 @@ from launcher.providers.answer import Refused
 from launcher.providers.fields import Fields
 from launcher.providers.http import Api
 from launcher.providers.networks import Machines, Network
-from launcher.providers.runpod import container, create_refused, delete, runpod_api
+from launcher.providers.runpod import create_refused, delete, runpod_api
 from launcher.providers.runpod_catalog import data_center_of
+from launcher.providers.runpod_container import container
 from launcher.providers.runpod_keys import try_register
 from launcher.providers.runpod_pods import NETWORK
 

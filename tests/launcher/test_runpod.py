@@ -14,7 +14,8 @@ from launcher.providers.api_keys import ApiKey
 from launcher.providers.base import CreateRequest, Instance, Offer, OffSwitch, Status, Wanted
 from launcher.providers.http import Api
 from launcher.providers.retrying import Retrying
-from launcher.providers.runpod import PAUSES, SSHD, VENDOR_IMAGE, RunpodProvider, open_runpod
+from launcher.providers.runpod import PAUSES, RunpodProvider, open_runpod
+from launcher.providers.runpod_container import SSHD, VENDOR_IMAGE
 from launcher.providers.runpod_pods import status_of
 from launcher.remote.host import Address
 from launcher.renting.choice import choose
