@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -35,7 +36,8 @@ def test_a_node_that_falls_silent_ends_the_other_which_keeps_its_checkpoints(tmp
         finds_nobody = finished(nodes.nodes[1])
     assert code == finds_nobody[0] == ExitCode.PEER_LOST, err + finds_nobody[2]
     assert "error: node 1 of this training is gone" in err
-    assert "error: another process of this training is gone" in finds_nobody[2]
+    # Node 0 by name where its beats stood still before the store went with it.
+    assert re.search("error: (another process|node 0) of this training is gone", finds_nobody[2])
     for said in (err, finds_nobody[2]):
         assert said.count("error: ") == 1
         assert "Traceback" not in said
