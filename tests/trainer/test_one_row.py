@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
-from trainer.models import blas_threads
-from trainer.models.blas_threads import one_blas_thread
+from trainer.models import blas_threads as module
+from trainer.models.blas_threads import blas_threads
 from trainer.models.build import build_model
 from trainer.models.cache import KVCache
 from trainer.models.decoding import MIN_TOKENS, decoding
@@ -103,26 +103,27 @@ def test_a_changed_weight_of_any_kind_is_noticed(name: str, is_in_place: bool) -
     assert not torch.allclose(after, before, atol=1e-2)
 
 
-def test_numpys_products_take_one_thread_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpys_products_take_so_many_threads_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     number = [4]
-    library = blas_threads._Library(lambda: number[0], lambda wanted: number.__setitem__(0, wanted))
-    monkeypatch.setattr(blas_threads, "_library", lambda: library)
-    with one_blas_thread():
-        assert number == [1]
-    assert number == [4]
-    monkeypatch.setattr(blas_threads, "_library", lambda: None)
-    with one_blas_thread():
+    library = module._Library(lambda: number[0], lambda wanted: number.__setitem__(0, wanted))
+    monkeypatch.setattr(module, "_library", lambda: library)
+    for wanted in (1, 8):
+        with blas_threads(wanted):
+            assert number == [wanted]
+        assert number == [4]
+    monkeypatch.setattr(module, "_library", lambda: None)
+    with blas_threads(1):
         assert number == [4]
 
 
 def test_numpys_library_is_told_where_it_is_openblas() -> None:
-    library = blas_threads._library()
+    library = module._library()
     if library is None:
         pytest.skip("this NumPy has another library")
     before = library.number()
     library.limit(2)
     try:
-        with one_blas_thread():
+        with blas_threads(1):
             assert library.number() == 1
         assert library.number() == 2
     finally:

@@ -23,14 +23,14 @@ _NAMES = (
 
 
 @contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Within it one thread, of the whole process; then as many as before."""
+def blas_threads(number: int) -> Iterator[None]:
+    """Within it so many, in the whole process; then as many as before."""
     library = _library()
-    before = library.number() if library is not None else 1
-    if library is None or before == 1:
+    before = library.number() if library is not None else number
+    if library is None or before == number:
         yield
         return
-    library.limit(1)
+    library.limit(number)
     try:
         yield
     finally:
