@@ -35,6 +35,7 @@ jobs:
     provider: vast
     resources: {nodes: 2, gpus: 0, disk_gib: 8}
     env: {OMP_NUM_THREADS: 1}
+    sync: {every_seconds: 2}
     train:
       model: {d_model: 16, n_layers: 1, n_heads: 2, max_seq_len: 16}
       data: {path: corpus.txt, tokenizer: {kind: bytes}}
