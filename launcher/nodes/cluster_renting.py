@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from launcher.books.audit import audit
 from launcher.books.ledger import InstanceRow, Ledger
 from launcher.clock import Clock
 from launcher.errors import NoOffer
@@ -21,11 +20,11 @@ from launcher.nodes.cluster import ClusterOpener, Failed
 from launcher.paths import StatePaths
 from launcher.providers.base import Provider
 from launcher.providers.networks import Networks
-from launcher.renting.attempts import Attempt, is_worth_another, none_became_ready
+from launcher.renting.attempts import Attempt, is_worth_another, none_became_ready, why_no_more
 from launcher.renting.choice import per_hour
 from launcher.renting.clusters import best_cluster, whole_plan
 from launcher.renting.market import RentRequest
-from launcher.renting.renter import MOST_GONE, NEXT_SLACK, Renter
+from launcher.renting.renter import NEXT_SLACK, Renter
 
 Plans = tuple[HostPlan, ...]
 
@@ -89,7 +88,7 @@ class _Hunt:
                 if not is_worth_another(failed.error):
                     raise failed.error from failed
                 self._remember(failed, plans, was_hurried=left < plans[0].offer.ready_within_seconds)
-            over = self._over(began)
+            over = why_no_more(self.attempts, self.request, renter.clock.monotonic() - began)
             if over:
                 raise none_became_ready(self.attempts, over) from self.attempts[-1].error
             plans = self._next(agreed)
@@ -99,22 +98,8 @@ class _Hunt:
         attempt = Attempt(failed.plan or whole_plan(plans), failed.error, was_hurried)
         self.attempts.append(attempt)
         self.tried |= {attempt.plan.offer.offer_id} if failed.plan else {plan.offer.offer_id for plan in plans}
-        renter, offer = self.renter, attempt.plan.offer
-        if failed.plan and attempt.is_the_machines_fault and offer.machine_id:
-            renter.ledger.ban_machine(renter.provider.name, offer.machine_id, failed.error.what)
-            audit(renter.state.audit_log, renter.clock, "ban", provider=offer.provider, machine=offer.machine_id)
-            renter.say(f"machine {offer.machine_id} will not be taken again")
-
-    def _over(self, began: float) -> str:
-        """Why nothing more is tried; "" while something is."""
-        there = sum(attempt.was_there for attempt in self.attempts)
-        if there >= self.request.tries:
-            return f"{there} tries"
-        if len(self.attempts) - there >= MOST_GONE:
-            return f"{len(self.attempts) - there} offers were gone"
-        if self.renter.clock.monotonic() - began >= self.request.deadline_seconds:
-            return f"not within {self.request.deadline_seconds / 60:.0f} minutes"
-        return ""
+        if failed.plan:
+            self.renter.renter.remember(attempt)
 
     def _next(self, agreed: Plans) -> Plans:
         """The best of what is on offer now and was not tried, for about the price that was agreed to."""

@@ -18,11 +18,16 @@ from launcher.errors import (
 )
 from launcher.hosts.opening import SetupUnfit
 from launcher.hosts.planning import HostPlan
+from launcher.renting.market import RentRequest
 
 THE_MACHINES = (NeverReady, Unreachable, HostUnfit, HostRefused)
 """The machine's own faults: another one may do."""
 THE_MARKETS = (OfferGone, MayHaveCreated, ProviderDown, RateLimited)
 """Nobody's fault: the offer is taken, or nobody knows."""
+
+
+MOST_GONE = 10
+"""Offers that somebody else was faster to take. A list that is all gone is not worth a longer chase."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,18 @@ class Attempt:
 def is_worth_another(error: GptopsError) -> bool:
     """Whether the next offer may do where this one did not."""
     return isinstance(error, (*THE_MACHINES, *THE_MARKETS)) and not _is_forever(error)
+
+
+def why_no_more(attempts: Sequence[Attempt], request: RentRequest, seconds: float) -> str:
+    """Why nothing is tried after these, which took so long; "" while something is."""
+    there = sum(attempt.was_there for attempt in attempts)
+    if there >= request.tries:
+        return f"{there} tries"
+    if len(attempts) - there >= MOST_GONE:
+        return f"{len(attempts) - there} offers were gone"
+    if seconds >= request.deadline_seconds:
+        return f"not within {request.deadline_seconds / 60:.0f} minutes"
+    return ""
 
 
 def none_became_ready(attempts: Sequence[Attempt], why_no_more: str) -> GptopsError:

@@ -24,12 +24,10 @@ from launcher.hosts.steps import Steps
 from launcher.paths import StatePaths
 from launcher.providers.base import Offer, Provider, Wanted
 from launcher.remote.transport import Connect
-from launcher.renting.attempts import Attempt, is_worth_another, none_became_ready
+from launcher.renting.attempts import Attempt, is_worth_another, none_became_ready, why_no_more
 from launcher.renting.choice import per_hour
 from launcher.renting.market import RentRequest, best
 
-MOST_GONE = 10
-"""Offers that somebody else was faster to take. A list that is all gone is not worth a longer chase."""
 NEXT_SLACK = 1.25
 """Without a limit of the user's, the next machine may cost this much more than the one they saw."""
 LIMITED_SECONDS = 12.0
@@ -74,6 +72,14 @@ class Renter:
         hunt = _Hunt(self, request, setup)
         return hunt.run(first or self.plan(request))
 
+    def remember(self, attempt: Attempt) -> None:
+        """Never take a machine again that failed by itself."""
+        machine = attempt.plan.offer.machine_id
+        if attempt.is_the_machines_fault and machine:
+            self.ledger.ban_machine(self.provider.name, machine, attempt.error.what)
+            audit(self.state.audit_log, self.clock, "ban", provider=self.provider.name, machine=machine)
+            self.steps.note(f"machine {machine} will not be taken again")
+
     def opener(self) -> Opener:
         """Opens one machine."""
         return Opener(
@@ -110,7 +116,7 @@ class _Hunt:
                 if not plan.is_rented or not is_worth_another(error):
                     raise
                 self._remember(Attempt(plan, error, was_hurried=left < plan.offer.ready_within_seconds))
-            over = self._over(began)
+            over = why_no_more(self.attempts, self.request, clock.monotonic() - began)
             if over:
                 raise none_became_ready(self.attempts, over) from self.attempts[-1].error
             plan = self._next(agreed)
@@ -123,25 +129,10 @@ class _Hunt:
     def _remember(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
         crashpoint("up:ended")
-        offer, renter = attempt.plan.offer, self.renter
-        if attempt.is_the_machines_fault and offer.machine_id:
-            renter.ledger.ban_machine(renter.provider.name, offer.machine_id, attempt.error.what)
-            audit(renter.state.audit_log, renter.clock, "ban", provider=offer.provider, machine=offer.machine_id)
-            renter.steps.note(f"machine {offer.machine_id} will not be taken again")
+        self.renter.remember(attempt)
         crashpoint("up:banned")
         if isinstance(attempt.error, RateLimited):
-            renter.clock.sleep(min(60.0, attempt.error.retry_after_seconds or LIMITED_SECONDS))
-
-    def _over(self, began: float) -> str:
-        """Why nothing more is tried; "" while something is."""
-        there = sum(attempt.was_there for attempt in self.attempts)
-        if there >= self.request.tries:
-            return f"{there} tries"
-        if len(self.attempts) - there >= MOST_GONE:
-            return f"{len(self.attempts) - there} offers were gone"
-        if self.renter.clock.monotonic() - began >= self.request.deadline_seconds:
-            return f"not within {self.request.deadline_seconds / 60:.0f} minutes"
-        return ""
+            self.renter.clock.sleep(min(60.0, attempt.error.retry_after_seconds or LIMITED_SECONDS))
 
     def _next(self, agreed: HostPlan) -> HostPlan:
         """The best of what is on offer now and was not tried, for about the price that was agreed to."""

@@ -29,8 +29,9 @@ from launcher.hosts.steps import Lines
 from launcher.paths import StatePaths, state_paths
 from launcher.providers.base import CreateRequest, Provider, Wanted
 from launcher.providers.by_name import open_provider
+from launcher.renting.attempts import MOST_GONE
 from launcher.renting.market import RentRequest
-from launcher.renting.renter import MOST_GONE, Renter
+from launcher.renting.renter import Renter
 from tests.doubles.cloud import Reply
 from tests.doubles.fixtures import vast, vast_rows  # noqa: F401 (fixtures)
 from tests.doubles.vast_api import CREATE, ONE
