@@ -23,7 +23,9 @@ from trainer.errors import PeerLost
 BEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.5
 _GOODBYE = b"goodbye"
-_LEAVE_SECONDS = 2.0
+_LEAVE_SECONDS = 20.0
+"""For a store that still answers, however busy its machine is: a thread that Python's end finds within a call of torch
+aborts the process (134), after a training that was whole."""
 
 
 _STORE_GONE = "the node that keeps this training together is gone"
