@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from launcher.books.budget import hours_left
@@ -144,38 +144,43 @@ def end(errand: Errand, outside: Outside) -> None:
         # Opening one failed, and perhaps even ending it again.
         _ended_or_open(errand, outside)
         return
-    machines = outside.machines(errand)
-    at_once = [each for each in machines if ends_together(each.provider, each.group_name)]
-    for each in at_once:  # before the first of them ends them all
-        if each.state is not InstanceState.CLOSED and not errand.lost:
-            _require_nothing_lost(each, errand, outside)
-    for each in machines:
-        if outside.is_login_node(each):
+    together: list[InstanceRow] = []
+    for row in outside.machines(errand):
+        if outside.is_login_node(row):
             outside.talk.notice(
-                f"`{each.name}` stays open: nobody bills it, and `gptops down {each.name}` only forgets it"
+                f"`{row.name}` stays open: nobody bills it, and `gptops down {row.name}` only forgets it"
             )
+        elif ends_together(row.provider, row.group_name):
+            together.append(row)
         else:
-            _end_one(each, errand, outside, was_looked_at=each in at_once)
+            _end_all([row], errand, outside)
+    _end_all(together, errand, outside)
 
 
-def _end_one(row: InstanceRow, errand: Errand, outside: Outside, *, was_looked_at: bool) -> None:
-    if row.state is InstanceState.CLOSED:
-        return
+def _end_all(rows: list[InstanceRow], errand: Errand, outside: Outside) -> None:
+    """Machines of which the first to end may end the others: all are held, and all looked at, before one ends."""
+    left = [row for row in rows if row.state is not InstanceState.CLOSED]
     what = f"gptops run {errand.errand_id}"
-    with (
-        hold(outside.state.host_lock(row.name), what, outside.clock),
-        hold(outside.state.start_lock(row.name), what, outside.clock),
-    ):
-        if not errand.lost and not was_looked_at:
-            _require_nothing_lost(row, errand, outside)
-        crashpoint("run:leaving")
-        provider = outside.provider(row.provider)
-        patiently(
-            lambda: end_instance(row, provider, outside.ledger, outside.state, outside.clock),
-            outside.clock,
-            END_SECONDS,
-            outside.talk.notice,
-        )
+    with ExitStack() as locks:
+        for row in left:
+            locks.enter_context(hold(outside.state.host_lock(row.name), what, outside.clock))
+            locks.enter_context(hold(outside.state.start_lock(row.name), what, outside.clock))
+        for row in left:
+            if not errand.lost:
+                _require_nothing_lost(row, errand, outside)
+        for row in left:
+            crashpoint("run:leaving")
+            _end_one(row, outside)
+
+
+def _end_one(row: InstanceRow, outside: Outside) -> None:
+    provider = outside.provider(row.provider)
+    patiently(
+        lambda: end_instance(row, provider, outside.ledger, outside.state, outside.clock),
+        outside.clock,
+        END_SECONDS,
+        outside.talk.notice,
+    )
 
 
 def _left_open(errand: Errand, outside: Outside) -> InstanceRow | None:

@@ -14,13 +14,11 @@ import pytest
 from launcher.books.budget import Limits
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.errors import ExitCode, OfferGone, OverBudget, StillOpen, UsageError
-from launcher.hosts.closing import end_instance, finish_leftovers
-from launcher.hosts.gc import Collector
+from launcher.hosts.closing import end_instance
 from launcher.managed.machines import fits
-from launcher.nodes.cluster_renting import ClusterRenter
 from launcher.paths import StatePaths
-from launcher.providers.base import Provider, Wanted
-from launcher.providers.by_name import open_networks, open_provider
+from launcher.providers.base import Wanted
+from launcher.providers.by_name import open_networks
 from launcher.renting.market import RentRequest
 from launcher.spec.jobs import JobSpec
 from tests.doubles.cloud import Reply
@@ -29,6 +27,7 @@ from tests.doubles.vast_api import CREATE, ONE, refusal, too_frequent
 from tests.doubles.vast_cloud import VastCloud
 from tests.doubles.vast_lan import OVERLAY
 from tests.launcher.command_line import gptops
+from tests.launcher.group_desk import GroupDesk
 from tests.launcher.hurry import HurriedClock
 from trainer.config import validated
 
@@ -39,42 +38,16 @@ REQUEST = RentRequest(Wanted(gpus=8, disk_gib=20), "tests", image="an/image:1", 
 
 
 @dataclass
-class Office:
-    """Somebody who rents groups, in a hurry."""
+class Office(GroupDesk):
+    """Somebody who rents groups at Vast."""
 
-    vast: VastCloud
-    state: StatePaths
-    ledger: Ledger
-    clock: HurriedClock
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def provider(self) -> Provider:
-        return open_provider("vast", self.state, clock=self.clock)
-
-    @property
-    def renter(self) -> ClusterRenter:
-        networks = open_networks("vast", self.clock)
-        return ClusterRenter(self.provider, networks, self.ledger, self.state, self.clock, self.said.append)
-
-    def rent(self, request: RentRequest = REQUEST) -> list[InstanceRow]:
-        return self.renter.rent(request, None)
-
-    def leftovers(self) -> None:
-        finish_leftovers(self.ledger, self.state, self.clock, self.said.append)
-
-    def gc(self) -> None:
-        collector = Collector(self.ledger, self.state, self.clock, self.said.append, lambda _name: self.provider)
-        done = collector.collect(collector.survey(["vast"]))
-        assert done.failed == []
+    vast: VastCloud = field(kw_only=True)
 
     def nothing_is_left(self) -> bool:
         assert self.vast.alive() == []
         assert self.vast.meter.per_hour == 0.0
         assert self.vast.overlays == {}
-        assert self.ledger.instances() == []
-        assert self.ledger.networks() == []
-        return True
+        return self.books_are_empty()
 
 
 @pytest.fixture
@@ -82,7 +55,7 @@ def office(vast_rows: VastCloud, tmp_path: Path) -> Iterator[Office]:
     vast_rows.cluster(2, "H100 SXM", gpus=8, gpu_per_hour=16.0)
     state, clock = StatePaths(tmp_path / "state"), HurriedClock()
     with Ledger(state.ledger, clock) as ledger:
-        yield Office(vast_rows, state, ledger, clock)
+        yield Office("vast", REQUEST, state, ledger, clock, vast=vast_rows)
 
 
 def test_when_a_later_machine_is_gone_the_earlier_ones_are_ended_and_the_network_with_them(office: Office) -> None:

@@ -9,68 +9,33 @@ from pathlib import Path
 import pytest
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
-from launcher.clock import SystemClock
 from launcher.errors import HostUnfit
 from launcher.hosts.closing import finish_leftovers
 from launcher.hosts.deadman import Armer
 from launcher.hosts.opening import Guard
-from launcher.nodes.cluster_renting import ClusterRenter
-from launcher.paths import StatePaths
 from launcher.providers.base import OffSwitch, Wanted
-from launcher.providers.by_name import open_networks, open_provider
 from launcher.remote.transport import Transport
 from launcher.renting.market import RentRequest
 from tests.doubles.nodes import Nodes, reason_to_skip
+from tests.doubles.rack import Rack
 from tests.doubles.vast_cloud import VastCloud
-from tests.doubles.vast_rack import Rack
-from tests.launcher.command_line import Finished, gptops
+from tests.launcher.group_desk import Project
 from trainer import manifest
 
 pytestmark = pytest.mark.slow
 
-JOBS = """\
-jobs:
-  two:
-    stage: pretrain
-    provider: vast
-    resources: {nodes: 2, gpus: 0, disk_gib: 8}
-    env: {OMP_NUM_THREADS: 1}
-    sync: {every_seconds: 2}
-    train:
-      model: {d_model: 16, n_layers: 1, n_heads: 2, max_seq_len: 16}
-      data: {path: corpus.txt, tokenizer: {kind: bytes}}
-      train: {max_steps: 2, global_batch_size: 4, micro_batch_size: 2}
-      schedule: {warmup_steps: 1}
-      log: {every_steps: 1}
-"""
-
 
 @dataclass
-class Hall:
+class Hall(Project):
     """A market with two machines on one cluster, power for four, and somebody who rents them."""
 
-    folder: Path
-    nodes: Nodes
-    vast: VastCloud
-    clock: SystemClock = field(default_factory=SystemClock)
-    said: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.state, self.root = StatePaths(self.folder / "state"), self.folder / "project"
-        self.root.mkdir()
-        (self.root / "jobs.yaml").write_text(JOBS)
-        (self.root / "corpus.txt").write_text("To be, or not to be, that is the question.\n" * 200)
-
-    def gptops(self, *words: str, crash_at: str = "") -> Finished:
-        return gptops(*words, home=self.state.root, cwd=self.root, crash_at=crash_at)
+    vast: VastCloud = field(kw_only=True)
 
     def rent(self, *, gpus: int = 1, tries: int = 1) -> list[InstanceRow]:
         """In this process, without a set-up: torch sees no GPU here."""
         request = RentRequest(Wanted(gpus=gpus, disk_gib=20), "tests", "an/image:1", "duo", nodes=2, tries=tries)
         with Ledger(self.state.ledger, self.clock) as ledger:
-            provider, networks = open_provider("vast", self.state, clock=self.clock), open_networks("vast", self.clock)
-            renter = ClusterRenter(provider, networks, ledger, self.state, self.clock, self.said.append, self.guard)
-            return renter.rent(request, None)
+            return self.desk(ledger, request).renter_with(self.guard).rent(request, None)
 
     def guard(self, ledger: Ledger) -> Guard:
         def arm(row: InstanceRow, transport: Transport) -> InstanceRow:
@@ -78,18 +43,11 @@ class Hall:
 
         return arm
 
-    def rows(self) -> list[InstanceRow]:
-        with Ledger(self.state.ledger, self.clock) as ledger:
-            return ledger.instances()
-
     def nothing_is_left(self) -> bool:
         assert self.vast.alive() == []
         assert self.vast.meter.per_hour == 0.0
         assert self.vast.overlays == {}
-        with Ledger(self.state.ledger, self.clock) as ledger:
-            assert ledger.instances() == []
-            assert ledger.networks() == []
-        return True
+        return self.books_are_empty()
 
 
 @pytest.fixture
@@ -101,14 +59,14 @@ def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
         vast.cluster(2, "H100 SXM", gpu_per_hour=2.0)
         monkeypatch.setenv("VAST_URL", vast.url)
         monkeypatch.setenv("VAST_API_KEY", vast.key)
-        yield Hall(tmp_path, nodes, vast)
+        yield Hall("vast", tmp_path, vast=vast)
 
 
 def test_a_rented_group_is_opened_and_ended_like_one_of_ones_own(hall: Hall) -> None:
     up = hall.gptops("up", "--job", "two", "--name", "duo", "--yes")
     assert (up.exit_code, up.stdout) == (0, "duo-0\nduo-1\n"), up.stderr
     assert "2 nodes are ready; `gptops down duo` ends them" in up.stderr
-    rows = sorted(hall.rows(), key=lambda row: row.name)
+    rows = hall.rows()
     assert [(row.state, row.group_name) for row in rows] == [(InstanceState.OPEN, "duo")] * 2
     assert sorted(row.inside for row in rows) == ["10.1.0.1", "10.1.0.2"], "inside the overlay, not where SSH goes"
     assert all(row.deadline for row in rows), "each ends itself, whatever becomes of us"
@@ -168,7 +126,7 @@ def test_machines_that_turn_out_unlike_are_all_ended_and_none_is_blamed(hall: Ha
 def test_a_machine_without_an_address_in_the_network_ends_all_of_them(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.doubles.vast_rack.RackMachine.join", lambda *_: None)
+    monkeypatch.setattr("tests.doubles.rack.RackMachine.join", lambda *_: None)
     with pytest.raises(HostUnfit) as raised:
         hall.rent()
     assert "has no address in the private network gptops-" in raised.value.what

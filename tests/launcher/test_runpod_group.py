@@ -12,19 +12,27 @@ from pathlib import Path
 import pytest
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
-from launcher.errors import ExitCode, GptopsError, ProviderError, StillOpen
-from launcher.hosts.closing import end_instance, finish_leftovers
-from launcher.hosts.gc import Collector
-from launcher.nodes.cluster_renting import ClusterRenter
+from launcher.errors import Busy, ExitCode, GptopsError, ProviderError, StillOpen
+from launcher.hosts.closing import end_instance
+from launcher.hosts.steps import Lines
+from launcher.lock import hold
+from launcher.managed import machines
+from launcher.managed.errand import Errand
+from launcher.managed.here import Choices, Here, checked_jobs
+from launcher.managed.outside import Outside
 from launcher.paths import StatePaths
-from launcher.providers.base import Provider, Status, Wanted
-from launcher.providers.by_name import open_networks, open_provider
+from launcher.project import find_project
+from launcher.providers.base import Status, Wanted
+from launcher.providers.by_name import open_networks
 from launcher.providers.runpod import runpod_api
 from launcher.renting.market import RentRequest
+from launcher.running.tick import Talk
 from tests.doubles.cloud import DROPPED, Reply
 from tests.doubles.runpod import Plan, RunpodDouble, problem
 from tests.doubles.runpod_clusters import SHARE, violations
+from tests.launcher.checkpoint_maker import silent
 from tests.launcher.command_line import gptops
+from tests.launcher.group_desk import GroupDesk, Project
 from tests.launcher.hurry import HurriedClock
 
 UP = ("up", "--nodes", "2", "--provider", "runpod", "--gpus", "8", "--gpu", "H100", "--name", "duo", "--yes")
@@ -34,34 +42,10 @@ CLUSTERS, CLUSTER = r"^/v2/clusters$", r"^/v2/clusters/"
 
 
 @dataclass
-class Office:
-    """Somebody who rents clusters, in a hurry."""
+class Office(GroupDesk):
+    """Somebody who rents clusters at RunPod."""
 
-    runpod: RunpodDouble
-    state: StatePaths
-    ledger: Ledger
-    clock: HurriedClock
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def provider(self) -> Provider:
-        return open_provider("runpod", self.state, clock=self.clock)
-
-    @property
-    def renter(self) -> ClusterRenter:
-        networks = open_networks("runpod", self.clock)
-        return ClusterRenter(self.provider, networks, self.ledger, self.state, self.clock, self.said.append)
-
-    def rent(self) -> list[InstanceRow]:
-        return self.renter.rent(REQUEST, None)
-
-    def leftovers(self) -> None:
-        finish_leftovers(self.ledger, self.state, self.clock, self.said.append)
-
-    def gc(self) -> None:
-        collector = Collector(self.ledger, self.state, self.clock, self.said.append, lambda _name: self.provider)
-        done = collector.collect(collector.survey(["runpod"]))
-        assert done.failed == []
+    runpod: RunpodDouble = field(kw_only=True)
 
     def opened(self) -> list[InstanceRow]:
         """A group as the books and RunPod have it when it is whole."""
@@ -81,9 +65,7 @@ class Office:
         assert self.runpod.alive == []
         assert self.runpod.clusters == {}
         assert self.runpod.meter.per_hour == 0.0
-        assert self.ledger.instances() == []
-        assert self.ledger.networks() == []
-        return True
+        return self.books_are_empty()
 
 
 @pytest.fixture
@@ -92,7 +74,7 @@ def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
     with RunpodDouble(tmp_path / "cloud") as runpod, Ledger(state.ledger, clock) as ledger:
         monkeypatch.setenv("RUNPOD_REST_URL", runpod.url)
         monkeypatch.setenv("RUNPOD_API_KEY", runpod.key)
-        yield Office(runpod, state, ledger, clock)
+        yield Office("runpod", REQUEST, state, ledger, clock, runpod=runpod)
 
 
 def test_one_request_makes_all_machines_and_each_is_known_by_its_rank(office: Office) -> None:
@@ -239,6 +221,34 @@ def test_every_machine_is_asked_what_is_on_it_alone_before_the_first_ends_them_a
     assert "gptops down duo --discard" in refused.stderr
     assert office.runpod.count("DELETE", CLUSTER) == 0
     assert len(office.runpod.alive) == 2
+
+
+@pytest.mark.parametrize("lock", ["host_lock", "start_lock"])
+def test_an_errand_holds_every_machine_before_the_first_ends_them_all(
+    office: Office, tmp_path: Path, lock: str
+) -> None:
+    first, last = office.opened()
+    project = Project("runpod", tmp_path)
+    errand = Errand(
+        errand_id="two-1", project_root=str(project.root), jobs=("two",), host_name="duo", label=first.label
+    )
+    outside = outside_of(errand, project, office)
+    with hold(getattr(office.state, lock)(last.name), "gptops sync", office.clock), pytest.raises(Busy):
+        machines.end(errand, outside)
+    assert office.runpod.count("DELETE", CLUSTER) == 0
+    assert [row.state for row in office.ledger.group("duo")] == [InstanceState.OPEN] * 2
+    machines.end(errand, outside)
+    assert office.runpod.count("DELETE", CLUSTER) == 1
+    assert office.nothing_is_left()
+
+
+def outside_of(errand: Errand, project: Project, office: Office) -> Outside:
+    """As the command line makes it."""
+    found, say = find_project(project.root), office.said.append
+    talk, steps = Talk(silent, lambda _pulled: None, say), Lines(say, office.clock)
+    jobs = checked_jobs(found, errand.jobs)
+    here = Here(found, jobs, office.ledger, office.state, office.clock, steps, talk, Choices())
+    return here.outside(errand, lambda _view: None)
 
 
 def test_a_pod_of_a_cluster_is_never_deleted_by_itself(office: Office) -> None:

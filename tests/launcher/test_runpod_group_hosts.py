@@ -9,73 +9,35 @@ from pathlib import Path
 import pytest
 
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
-from launcher.clock import SystemClock
 from launcher.errors import HostUnfit
-from launcher.nodes.cluster_renting import ClusterRenter
-from launcher.paths import StatePaths
 from launcher.providers.base import Wanted
-from launcher.providers.by_name import open_networks, open_provider
 from launcher.renting.market import RentRequest
 from tests.doubles.nodes import Nodes, reason_to_skip
+from tests.doubles.rack import Rack
 from tests.doubles.runpod import RunpodDouble
-from tests.doubles.vast_rack import Rack
-from tests.launcher.command_line import Finished, gptops
+from tests.launcher.group_desk import Project
 
 pytestmark = pytest.mark.slow
 
-JOBS = """\
-jobs:
-  two:
-    stage: pretrain
-    provider: runpod
-    resources: {nodes: 2, gpus: 0, disk_gib: 8}
-    env: {OMP_NUM_THREADS: 1}
-    train:
-      model: {d_model: 16, n_layers: 1, n_heads: 2, max_seq_len: 16}
-      data: {path: corpus.txt, tokenizer: {kind: bytes}}
-      train: {max_steps: 2, global_batch_size: 4, micro_batch_size: 2}
-      schedule: {warmup_steps: 1}
-      log: {every_steps: 1}
-"""
-
 
 @dataclass
-class Hall:
+class Hall(Project):
     """An account whose clusters have power for two pods, and somebody who rents them."""
 
-    folder: Path
-    runpod: RunpodDouble
-    clock: SystemClock = field(default_factory=SystemClock)
-    said: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.state, self.root = StatePaths(self.folder / "state"), self.folder / "project"
-        self.root.mkdir()
-        (self.root / "jobs.yaml").write_text(JOBS)
-        (self.root / "corpus.txt").write_text("To be, or not to be, that is the question.\n" * 200)
-
-    def gptops(self, *words: str) -> Finished:
-        return gptops(*words, home=self.state.root, cwd=self.root)
+    runpod: RunpodDouble = field(kw_only=True)
 
     def rent(self) -> list[InstanceRow]:
         """In this process, without a set-up: torch sees no GPU here."""
         wanted = Wanted(gpus=1, gpu_names=("H100",), disk_gib=20, nodes=2)
         request = RentRequest(wanted, "tests", "", "duo", nodes=2, tries=1)
         with Ledger(self.state.ledger, self.clock) as ledger:
-            provider = open_provider("runpod", self.state, clock=self.clock)
-            networks = open_networks("runpod", self.clock)
-            return ClusterRenter(provider, networks, ledger, self.state, self.clock, self.said.append).rent(
-                request, None
-            )
+            return self.desk(ledger, request).rent()
 
     def nothing_is_left(self) -> bool:
         assert self.runpod.alive == []
         assert self.runpod.clusters == {}
         assert self.runpod.meter.per_hour == 0.0
-        with Ledger(self.state.ledger, self.clock) as ledger:
-            assert ledger.instances() == []
-            assert ledger.networks() == []
-        return True
+        return self.books_are_empty()
 
 
 @pytest.fixture
@@ -86,7 +48,7 @@ def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
         runpod.machines = Rack(nodes, interface="ens1")
         monkeypatch.setenv("RUNPOD_REST_URL", runpod.url)
         monkeypatch.setenv("RUNPOD_API_KEY", runpod.key)
-        yield Hall(tmp_path, runpod)
+        yield Hall("runpod", tmp_path, runpod=runpod)
 
 
 def test_a_cluster_is_opened_as_a_group_and_ended_like_one_of_ones_own(hall: Hall) -> None:
@@ -94,8 +56,7 @@ def test_a_cluster_is_opened_as_a_group_and_ended_like_one_of_ones_own(hall: Hal
     assert (up.exit_code, up.stdout) == (0, "duo-0\nduo-1\n"), up.stderr
     assert "warning: `duo-0` cannot end its own bill" in up.stderr, "the others would end with it"
     assert "ends with `gptops down duo` alone" in up.stderr
-    with Ledger(hall.state.ledger, hall.clock) as ledger:
-        rows = sorted(ledger.instances(), key=lambda row: row.name)
+    rows = hall.rows()
     assert [(row.state, row.group_name) for row in rows] == [(InstanceState.OPEN, "duo")] * 2
     assert [row.inside for row in rows] == ["10.65.0.2", "10.65.0.3"], "inside the cluster, not where SSH goes"
     assert [row.deadline for row in rows] == [None, None]
@@ -107,7 +68,7 @@ def test_a_cluster_is_opened_as_a_group_and_ended_like_one_of_ones_own(hall: Hal
 
 
 def test_a_pod_without_its_address_in_the_cluster_ends_all_of_them(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.doubles.vast_rack.RackMachine.join", lambda *_: None)
+    monkeypatch.setattr("tests.doubles.rack.RackMachine.join", lambda *_: None)
     with pytest.raises(HostUnfit) as raised:
         hall.rent()
     assert "has no address in the private network gptops-" in raised.value.what

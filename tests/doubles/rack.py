@@ -1,7 +1,7 @@
-"""Machines of the double of Vast that have a network between them: nodes of tests/doubles/nodes.py, as it starts them.
+"""Rented machines that have a network between them: nodes of tests/doubles/nodes.py, as a double starts them.
 
     with Nodes(folder, 2) as nodes, VastCloud(other) as vast:
-        vast.machines = Rack(nodes)        # instances are network namespaces now, with an eth0 inside their overlay
+        vast.machines = Rack(nodes)        # instances are network namespaces now, with an interface inside
 
 Each node is rented once: it dies with the thread that gave it power, so no answer of the double can start it again.
 """
