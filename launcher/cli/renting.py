@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,24 +9,21 @@ import typer
 
 from launcher import console
 from launcher.cli import completion
+from launcher.cli.consent import agree, show_plan
+from launcher.cli.group_renting import up_cluster, up_group
 from launcher.cli.host_views import host_json
-from launcher.cli.offer_views import choice_json, live_words, plan_json, plan_words, show_offers
+from launcher.cli.offer_views import choice_json, plan_json, show_offers
 from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode
 
 if TYPE_CHECKING:
     from launcher.books.ledger import InstanceRow
     from launcher.clock import Clock
-    from launcher.hosts.opening import Guard
-    from launcher.hosts.planning import HostPlan
     from launcher.hosts.setup import SetupInputs
-    from launcher.nodes.market import ClusterRequest
-    from launcher.nodes.request import GroupRequest
     from launcher.paths import StatePaths
     from launcher.providers.base import Provider
     from launcher.renting.market import RentRequest
     from launcher.renting.ranking import SortBy
-    from launcher.renting.renter import Renter
     from launcher.spec.host_request import HostRequest
 
 app = typer.Typer()
@@ -192,10 +188,10 @@ def up(
 
         wanted = cluster_request(flags, nodes, project, name=name, deadline_seconds=60 * deadline, tries=tries)
         if wanted is not None:
-            return _up_cluster(wanted, state, clock, yes=yes, dry_run=dry_run, as_json=as_json)
+            return up_cluster(wanted, state, clock, yes=yes, dry_run=dry_run, as_json=as_json)
         group = group_request(flags, nodes, project)
         if group is not None:
-            return _up_group(group, state, clock, dry_run=dry_run, as_json=as_json)
+            return up_group(group, state, clock, dry_run=dry_run, as_json=as_json)
     asked = host_request(flags, project)
     opened_at = open_provider(asked.provider, state, clock=clock, hosts=asked.static_hosts)
     request = rent_request(asked, project.name, name=name, deadline_seconds=60 * deadline, tries=tries)
@@ -216,75 +212,6 @@ def up(
 def _parting(row: InstanceRow) -> str:
     """What `down` does to it: a machine of the user's own goes on."""
     return "forgets" if row.provider == "ssh" else "ends"
-
-
-def _up_group(group: GroupRequest, state: StatePaths, clock: Clock, *, dry_run: bool, as_json: bool) -> None:
-    from launcher.books.ledger import Ledger
-    from launcher.hosts.closing import finish_leftovers
-    from launcher.nodes.opening import GroupOpener
-
-    for plan in group.plans:
-        console.say(f"`{plan.name}` of the group `{group.name}`: {plan.cost}")
-    if dry_run:
-        return console.emit_json([plan.name for plan in group.plans]) if as_json else None
-    with Ledger(state.ledger, clock) as ledger:
-        finish_leftovers(ledger, state, clock, console.say)
-    rows = GroupOpener(state, clock, console.say).open(group)
-    return _told_group(rows, clock, as_json=as_json)
-
-
-def _up_cluster(
-    wanted: ClusterRequest, state: StatePaths, clock: Clock, *, yes: bool, dry_run: bool, as_json: bool
-) -> None:
-    """Rent a group: like one machine, with all of them counted."""
-    from launcher.books.ledger import Ledger
-    from launcher.hosts.closing import finish_leftovers
-    from launcher.hosts.deadman import Armer
-    from launcher.nodes.cluster_renting import ClusterRenter
-    from launcher.providers.by_name import open_networks, open_provider
-    from launcher.renting.clusters import best_cluster, whole_plan
-    from launcher.renting.guarding import guard_for
-    from launcher.renting.markets import bad_machines
-
-    asked, request = wanted.asked, wanted.request
-    provider, networks = open_provider(asked.provider, state, clock=clock), open_networks(asked.provider, clock)
-    if dry_run:
-        plans = best_cluster(provider, request, bad_machines(state, clock, provider.name))
-        return _show_cluster(plans, request, as_json=as_json)
-    with Ledger(state.ledger, clock) as ledger:
-        finish_leftovers(ledger, state, clock, console.say)
-
-        def guard(own: Ledger) -> Guard:
-            return guard_for(asked, provider, Armer(own, state, clock, console.say), nodes=request.nodes)
-
-        renter = ClusterRenter(provider, networks, ledger, state, clock, console.say, guard)
-        plans = renter.plans(request)
-        _show_cluster(plans, request)
-        _agree(whole_plan(plans), renter.renter, request, yes=yes)
-        rows = renter.rent(request, wanted.setup, first=plans)
-    return _told_group(rows, clock, as_json=as_json)
-
-
-def _show_cluster(plans: tuple[HostPlan, ...], request: RentRequest, *, as_json: bool = False) -> None:
-    from launcher.renting.clusters import whole_plan
-    from launcher.renting.ranking import forecast
-
-    whole, work = whole_plan(plans), request.order.work
-    _show_plan(whole, request)
-    for plan in plans:
-        console.say(f"  `{plan.name}`: offer {plan.offer.offer_id}, {plan.cost}")
-    if as_json:
-        told = plan_json(whole, forecast(whole.offer, work) if work else None)
-        console.emit_json({**told, "nodes": [plan_json(plan) for plan in plans]})
-
-
-def _told_group(rows: list[InstanceRow], clock: Clock, *, as_json: bool) -> None:
-    console.say(f"{len(rows)} nodes are ready; `gptops down {rows[0].group_name}` ends them")
-    if as_json:
-        console.emit_json([host_json(row, [], clock.now()) for row in rows])
-    else:
-        for row in rows:
-            console.emit(row.name)
 
 
 def _opened(
@@ -308,35 +235,12 @@ def _opened(
         finish_leftovers(ledger, state, clock, console.say)
         lines = Lines(console.say, clock)
         plan = Renter(provider, ledger, state, clock, lines).plan(request)
-        _show_plan(plan, request)
-        _agree(plan, Renter(provider, ledger, state, clock, lines), request, yes=yes)
+        show_plan(plan, request)
+        agree(plan, Renter(provider, ledger, state, clock, lines), request, yes=yes)
         with console.checklist() as steps:
-            guard = guard_for(asked, provider, Armer(ledger, state, clock, (steps or lines).note))
+            guard = guard_for(asked, request, provider, Armer(ledger, state, clock, (steps or lines).note))
             renter = Renter(provider, ledger, state, clock, steps or lines, guard=guard)
             return renter.rent(request, setup, first=plan)
-
-
-def _agree(plan: HostPlan, renter: Renter, request: RentRequest, *, yes: bool) -> None:
-    """Money is spent only by somebody who said so. Raises UsageError where nobody can be asked, OverBudget before."""
-    from launcher.errors import UsageError
-
-    if not plan.is_rented:
-        return
-    renter.require_room(request, plan.offer)
-    live = live_words(renter.live(), plan.offer.provider)
-    if live:
-        console.say(live)
-    if yes:
-        return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(
-            f"this would cost {plan.cost}, and there is nobody to ask",
-            why="neither --yes was given, nor is this a terminal",
-            hint="the same command with --yes",
-        )
-    if not typer.confirm("open it?", err=True):
-        console.say("nothing was opened")
-        raise typer.Exit(ExitCode.INTERRUPTED)
 
 
 def _show_dry_run(provider: Provider, request: RentRequest, state: StatePaths, *, as_json: bool) -> None:
@@ -346,17 +250,9 @@ def _show_dry_run(provider: Provider, request: RentRequest, state: StatePaths, *
     from launcher.renting.ranking import forecast
 
     plan = best(provider, request, bad_machines(state, SystemClock(), provider.name))
-    _show_plan(plan, request)
+    show_plan(plan, request)
     if as_json:
         console.emit_json(plan_json(plan, forecast(plan.offer, request.order.work) if request.order.work else None))
-
-
-def _show_plan(plan: HostPlan, request: RentRequest) -> None:
-    from launcher.renting.ranking import forecast
-
-    work = request.order.work
-    for line in plan_words(plan, forecast(plan.offer, work) if work else None):
-        console.say(line)
 
 
 def _sort(word: str) -> SortBy:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launcher.books.budget import hours_left
 from launcher.books.ledger import InstanceRow, InstanceState, Ledger
 from launcher.clock import Clock
 from launcher.errors import NotFound
@@ -38,6 +37,8 @@ from launcher.remote.host import Host
 from launcher.remote.ssh import SshTransport
 from launcher.remote.transport import Transport
 from launcher.renting.asking import rent_request
+from launcher.renting.guarding import guard_for
+from launcher.renting.market import RentRequest
 from launcher.renting.renter import Renter
 from launcher.running.tick import Talk
 from launcher.slurm.clusters import cluster_for, is_login_node, slurm_named
@@ -109,18 +110,9 @@ class Here:
     def _rent_one(self, wish: Wish, name: str | None) -> InstanceRow:
         asked = self._asked(wish.job_name)
         provider = open_provider(asked.provider, self.state, clock=self.clock, hosts=asked.static_hosts)
-
-        def guard(row: InstanceRow, transport: Transport) -> InstanceRow:
-            left = hours_left(wish.limits, wish.spent_usd, wish.hours, row.price_per_hour)
-            return self.guard(wish.job, row, transport, left)
-
+        request = _paid(rent_request(asked, self.project.name, name=name), wish)
+        guard = guard_for(asked, request, provider, self._armer(self.ledger))
         renter = Renter(provider, self.ledger, self.state, self.clock, self.steps, guard=guard)
-        request = replace(
-            rent_request(asked, self.project.name, name=name),
-            limits=wish.limits,
-            spent_usd=wish.spent_usd,
-            hours=wish.hours,
-        )
         # Lines of the job's own run in the uploaded code: launching does them.
         set_up = not self.choices.skip_setup and not wish.job.setup.shell
         return renter.rent(request, setup_inputs(wish.job.setup) if set_up else None)
@@ -166,21 +158,13 @@ class Here:
         if len(there) >= wanted.request.nodes:
             return there[0]
         provider = self.provider(wanted.asked.provider, wish.job_name)
+        request = _paid(wanted.request, wish)
 
         def guard(own: Ledger) -> Guard:
-            armer = Armer(own, self.state, self.clock, self.talk.notice)
-
-            def arm(row: InstanceRow, transport: Transport) -> InstanceRow:
-                price = wanted.request.nodes * row.price_per_hour
-                left = hours_left(wish.limits, wish.spent_usd, wish.hours, price)
-                idle_minutes = wish.job.budget.idle_minutes
-                return armer.arm(row, provider.off_switch, transport, hours=left, idle_minutes=idle_minutes)
-
-            return arm
+            return guard_for(wanted.asked, request, provider, self._armer(own))
 
         networks = open_networks(wanted.asked.provider, self.clock)
         renter = ClusterRenter(provider, networks, self.ledger, self.state, self.clock, self.steps.note, guard)
-        request = replace(wanted.request, limits=wish.limits, spent_usd=wish.spent_usd, hours=wish.hours)
         return renter.rent(request, None if self.choices.skip_setup else wanted.setup)[0]
 
     def _examine_group(self, row: InstanceRow, scratch: Path) -> list[Check]:
@@ -192,15 +176,23 @@ class Here:
     def guard(self, job: JobSpec, row: InstanceRow, transport: Transport, hours: float | None) -> InstanceRow:
         """Arm the dead-man's switch of a machine that bills; the row, with its deadline."""
         off_switch = open_provider(row.provider, self.state).off_switch
-        armer = Armer(self.ledger, self.state, self.clock, self.talk.notice)
-        return armer.arm(row, off_switch, transport, hours=hours, idle_minutes=job.budget.idle_minutes)
+        idle_minutes = job.budget.idle_minutes
+        return self._armer(self.ledger).arm(row, off_switch, transport, hours=hours, idle_minutes=idle_minutes)
 
     def notify(self, news: News) -> None:
         """Tell whom the news' job names."""
         notifier(self.jobs.job(news.job).notify, self.talk.notice)(news)
 
+    def _armer(self, ledger: Ledger) -> Armer:
+        return Armer(ledger, self.state, self.clock, self.talk.notice)
+
     def _asked(self, job: str) -> HostRequest:
         return host_request(Flags(job=job), self.project)
+
+
+def _paid(request: RentRequest, wish: Wish) -> RentRequest:
+    """The same with what the job may still cost."""
+    return replace(request, limits=wish.limits, spent_usd=wish.spent_usd, hours=wish.hours)
 
 
 def asked_of(row: InstanceRow) -> Asked:
