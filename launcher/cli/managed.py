@@ -203,7 +203,7 @@ def _left(errand: Errand, ledger: Ledger) -> str:
     row = ledger.instance(errand.label) if errand.label else None
     if row is None or row.state.value == "closed":
         return f"no machine is open; {back}"
-    rows = [row, *(other for other in ledger.group(row.group_name) if other.label != row.label)]
+    rows = ledger.group(row.group_name) or [row]
     price = sum(each.price_per_hour for each in rows)
     bills = f", for ${price:.2f}/h" if price else ""
     deadlines, at_most = [each.deadline for each in rows if each.deadline is not None], ""

@@ -34,11 +34,10 @@ from launcher.providers.by_name import ends_together
 from launcher.providers.networks import Network, Networks
 from launcher.remote.keys import public_line
 from launcher.remote.together import each, together
+from launcher.renting.attempts import LIMITED_SECONDS
 
 CREATE_TRIES = 5
 """How often one machine is asked for while the provider says that it is asked too often."""
-LIMITED_SECONDS = 12.0
-"""Pause where it does not say how long: Vast's penalty."""
 
 
 class Failed(Exception):

@@ -65,7 +65,3 @@ def cluster_request(
     )
     setup = setup_inputs(asked.job.setup if asked.job else None)
     return ClusterRequest(asked, request, None if setup.shell else setup)
-
-
-def _is_own(job: str | None, project: Project) -> bool:
-    return bool(job and project.jobs_file and load_jobs(project.jobs_file).job(job).provider == "ssh")

@@ -25,9 +25,10 @@ THE_MACHINES = (NeverReady, Unreachable, HostUnfit, HostRefused)
 THE_MARKETS = (OfferGone, MayHaveCreated, ProviderDown, RateLimited)
 """Nobody's fault: the offer is taken, or nobody knows."""
 
-
 MOST_GONE = 10
 """Offers that somebody else was faster to take. A list that is all gone is not worth a longer chase."""
+LIMITED_SECONDS = 12.0
+"""Pause before the next create where a provider that limits the rate does not say how long: Vast's penalty."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ def why_no_more(attempts: Sequence[Attempt], request: RentRequest, seconds: floa
     return ""
 
 
-def none_became_ready(attempts: Sequence[Attempt], why_no_more: str) -> GptopsError:
-    """The error for all of them; one attempt's is its own."""
+def none_became_ready(attempts: Sequence[Attempt], over: str) -> GptopsError:
+    """The error for all of them; one attempt's is its own. `over`: why there are no more."""
     if len(attempts) == 1:
         return attempts[0].error
     return NeverReady(
-        f"no machine became ready: {why_no_more}",
+        f"no machine became ready: {over}",
         why="\n".join(attempt.words for attempt in attempts),
         hint="they are ended, nothing bills; gptops up again takes others, see gptops offers",
     )

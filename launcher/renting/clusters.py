@@ -124,9 +124,8 @@ def _plans(cluster: Cluster, request: RentRequest) -> tuple[HostPlan, ...]:
 def _counted(offers: Iterable[Offer]) -> str:
     counts: dict[str, int] = {}
     for offer in offers:
-        kind = f"cluster {offer.cluster_id}: {offer.gpus}x {offer.gpu_name}" + f", driver {offer.driver}" * bool(
-            offer.driver
-        )
+        driver = f", driver {offer.driver}" if offer.driver else ""
+        kind = f"cluster {offer.cluster_id}: {offer.gpus}x {offer.gpu_name}{driver}"
         counts[kind] = counts.get(kind, 0) + 1
     return "; ".join(f"{kind} ({count})" for kind, count in sorted(counts.items(), key=lambda item: -item[1])[:3])
 

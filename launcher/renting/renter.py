@@ -24,14 +24,12 @@ from launcher.hosts.steps import Steps
 from launcher.paths import StatePaths
 from launcher.providers.base import Offer, Provider, Wanted
 from launcher.remote.transport import Connect
-from launcher.renting.attempts import Attempt, is_worth_another, none_became_ready, why_no_more
+from launcher.renting.attempts import LIMITED_SECONDS, Attempt, is_worth_another, none_became_ready, why_no_more
 from launcher.renting.choice import per_hour
 from launcher.renting.market import RentRequest, best
 
 NEXT_SLACK = 1.25
 """Without a limit of the user's, the next machine may cost this much more than the one they saw."""
-LIMITED_SECONDS = 12.0
-"""Pause before the next create where a provider that limits the rate does not say how long: Vast's penalty."""
 LABELS = "gptops:"
 
 
