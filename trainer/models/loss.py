@@ -65,7 +65,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # Ignored tokens are zeroed here, in D numbers each, not in the V of their logits.
                 grad_hidden_MD[part] = times_transposed(logits_CV, weight_VD.t()) * kept_C1
                 if ctx.needs_input_grad[1]:  # a frozen head needs none: adapters
-                    grad_weight_VD = _added(grad_weight_VD, logits_CV.t() @ (hidden_CD * kept_C1))
+                    grad_weight_VD = added(grad_weight_VD, logits_CV.t() @ (hidden_CD * kept_C1))
             del logits_CV  # before the next slice is made
         ctx.save_for_backward(grad_hidden_MD, grad_weight_VD)
         return loss_sum
@@ -79,7 +79,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden_MD.to(hidden_dtype) * grad, of_weight, None, None
 
 
-def _added(total: Tensor | None, part: Tensor) -> Tensor:
+def added(total: Tensor | None, part: Tensor) -> Tensor:
     """`total + part`, in fp32 from the second part on: bf16 would lose what each further slice adds."""
     return part if total is None else total.float().add_(part)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.models.loss import IGNORE_INDEX, softmax_rows
+from trainer.models.loss import IGNORE_INDEX, added, softmax_rows
 from trainer.models.products import compute_dtype
 
 SLICE_LOGITS = 2**25
@@ -64,18 +64,13 @@ class _LinearLogps(torch.autograd.Function):
             _turn_into_gradient(logits_CV, labels_K[part], logsumexp_K[part], grad_K[part])
             grad_hidden_KD[part] = logits_CV @ cast_VD
             if ctx.needs_input_grad[1]:  # a frozen head needs none: adapters
-                grad_weight_VD = _added(grad_weight_VD, logits_CV.t() @ hidden_CD)
+                grad_weight_VD = added(grad_weight_VD, logits_CV.t() @ hidden_CD)
             del logits_CV
         if not ctx.needs_input_grad[1]:
             return grad_hidden_KD, None, None, None
         if grad_weight_VD is None:  # a rank may have no label that counts; every parameter is still reached
             return grad_hidden_KD, torch.zeros_like(weight_VD), None, None
         return grad_hidden_KD, grad_weight_VD.to(weight_VD.dtype), None, None
-
-
-def _added(total: Tensor | None, part: Tensor) -> Tensor:
-    """In fp32 from the second slice on: bf16 would lose what each further one adds."""
-    return part if total is None else total.float().add_(part)
 
 
 def _slices(hidden_KD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
