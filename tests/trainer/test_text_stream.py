@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.trainer.tiny import checkpoint
 from trainer.cli import main
 from trainer.cli.chat import converse
-from trainer.models.policies import open_policy
+from trainer.models.policies import find_checkpoint, open_policy
 from trainer.models.sampling import Sampling
 from trainer.models.text_stream import TextStream, until_stop
 from trainer.models.writer import Writer
@@ -79,6 +79,20 @@ def test_several_prompts_come_as_one_json_object_each(finished_run: Path, capsys
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [each["prompt"] for each in found] == ["To be", "O"]
     assert all(each["text"] for each in found)
+
+
+def test_in_bf16_it_writes_what_the_rounded_model_writes(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {}
+    for precision in ("fp32", "bf16"):
+        words = ["--prompt", "To be", "--max-tokens", "300", "--temperature", "1", "--precision", precision]
+        assert main(["generate", str(finished_run), *words]) == 0
+        said[precision] = capsys.readouterr().out
+    model, tokenizer = open_policy(find_checkpoint(finished_run), torch.device("cpu"))
+    rounded = Writer(model.to(torch.bfloat16), tokenizer, Sampling(1.0, 50, 1.0, 1337), max_tokens=300)
+    assert said["bf16"] == "To be" + "".join(rounded.stream("To be")) + "\n"
+    assert said["bf16"] != said["fp32"], "300 draws, some of which a rounded logit decides"
 
 
 @pytest.mark.parametrize("words", [["--top-p", "0"], ["--max-tokens", "0"], ["--stop", ""], ["--chat", "--json"]])

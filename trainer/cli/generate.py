@@ -44,6 +44,12 @@ def add(commands: Commands) -> None:
         ("--seed", int, 1337, "of the random choices (%(default)s)"),
     ):
         command.add_argument(option, type=kind, default=default, help=words, metavar="N")
+    command.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of the weights: bf16 is half the memory (%(default)s)",
+    )
     command.add_argument("--chat", action="store_true", help="talk with it, line by line, until the end of input")
     command.add_argument("--json", action="store_true", help="one JSON object a prompt, on a line of its own")
     command.set_defaults(run=_run)
@@ -61,6 +67,7 @@ def _run(args: argparse.Namespace) -> int:
     found = find_checkpoint(args.checkpoint)
     model, tokenizer = open_policy(found, device)
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
+    model.to(torch.bfloat16 if args.precision == "bf16" else torch.float32)
     writer = Writer(model, tokenizer, sampling, max_tokens=args.max_tokens, stops=tuple(args.stop))
     if args.chat:
         from trainer.cli.chat import converse
