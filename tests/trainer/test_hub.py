@@ -113,6 +113,21 @@ def test_killed_while_streaming_it_goes_on_where_it_was_with_the_same_bytes(
     assert tree(tmp_path / "out") == tree(tmp_path / "straight"), "the commit that was begun with, not the newest"
 
 
+@pytest.mark.parametrize(
+    ("name", "dataset", "config", "file"),
+    [
+        ("fineweb-edu", "HuggingFaceFW/fineweb-edu", "sample-10BT", "sample/10BT/000_00000.parquet"),
+        ("openwebtext", "Skylion007/openwebtext", "plain_text", "plain_text/train-00000-of-00080.parquet"),
+    ],
+)
+def test_sources_with_a_column_of_text_are_read_by_their_names(
+    hub: Hub, reader: HubReader, tmp_path: Path, name: str, dataset: str, config: str, file: str
+) -> None:
+    texts = web_pages(0, 30)
+    hub.publish_dataset(dataset, {file: parquet(text=texts)}, config=config)
+    assert reader.prepare(tmp_path, path=name)["text"] == joined(texts)
+
+
 def test_c4_is_read_from_its_compressed_lines(hub: Hub, reader: HubReader, tmp_path: Path) -> None:
     texts = web_pages(0, 30)
     lines = gzip.compress("".join(json.dumps({"text": text, "url": "https://x"}) + "\n" for text in texts).encode())
@@ -267,6 +282,7 @@ def test_what_cannot_be_read_says_what_why_and_what_to_do(
     assert error["what"] == what
     assert error["why"]
     assert hint in error["hint"]
+    assert "look at" not in error["hint"] or f"look at {hub.endpoint}/datasets/a/" in error["hint"], "the hub asked"
     assert not any("\n" in line for line in error.values())
     assert [path.name for path in (tmp_path / "out").glob("*")] == [".lock"], "nothing is left"
 

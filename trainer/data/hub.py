@@ -132,7 +132,7 @@ class HubText:
         if not may_pass(error):
             raise refusal(error, self._source) from error
         if attempts >= len(PAUSES_SECONDS):
-            raise unreachable(error, self._source, _endpoint(), attempts + 1) from error
+            raise unreachable(error, self._source, attempts + 1) from error
         _log.warning("%s: %s; trying again in %g s", self.name, type(error).__name__, PAUSES_SECONDS[attempts])
         time.sleep(PAUSES_SECONDS[attempts])
 
@@ -155,12 +155,6 @@ def _joined(rows: Iterator[tuple[Place, str]], begins_document: str) -> Iterator
         after = Place(place.file, place.row + 1)
     if lines:
         yield Document((*lines,), begins, after)
-
-
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return str(constants.ENDPOINT)
 
 
 def _datasets() -> Any:

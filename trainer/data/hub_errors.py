@@ -29,6 +29,13 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def endpoint() -> str:
+    """The address of the hub that is asked: HF_ENDPOINT, or the public one."""
+    from huggingface_hub import constants  # late: text in local files needs no hub
+
+    return str(constants.ENDPOINT)
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
     return any(_status(one) in _PASSES or (_status(one) is None and _is_network(one)) for one in chain(error))
@@ -38,7 +45,7 @@ def refusal(error: Exception, source: HubSource) -> DataError:
     """The error as one of ours, for what no waiting changes."""
     names = [type(one).__name__ for one in chain(error)]
     why = _first_line(error)
-    page = f"https://huggingface.co/datasets/{source.dataset}"
+    page = f"{endpoint()}/datasets/{source.dataset}"
     statuses = set(map(_status, chain(error)))
     missing = "RepositoryNotFoundError" in names or "DatasetNotFoundError" in names
     if "GatedRepoError" in names or "is a gated dataset" in str(error) or ({401, 403} & statuses and not missing):
@@ -87,14 +94,16 @@ def refusal(error: Exception, source: HubSource) -> DataError:
     )
 
 
-def unreachable(error: Exception, source: HubSource, endpoint: str, attempts: int) -> HubUnreachable:
+def unreachable(error: Exception, source: HubSource, attempts: int) -> HubUnreachable:
     """The error for what may pass, when it did not."""
     limited = any(_status(one) == 429 for one in chain(error))
     return HubUnreachable(
-        f"the hub asks to come back later: `{source.dataset}`" if limited else f"cannot reach the hub: {endpoint}",
+        f"the hub asks to come back later: `{source.dataset}`" if limited else f"cannot reach the hub: {endpoint()}",
         why=f"{attempts} attempts; the last one: {_first_line(error)}",
         hint="start again, what is prepared is kept; "
-        + ("with HF_TOKEN set the hub allows more" if limited else "`curl -sI " + endpoint + "` shows the connection"),
+        + (
+            "with HF_TOKEN set the hub allows more" if limited else "`curl -sI " + endpoint() + "` shows the connection"
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.data.hub_errors import chain
+from trainer.data.hub_errors import chain, endpoint
 from trainer.errors import CheckpointError
 from trainer.models.transformers_folder import CONFIG, WEIGHTS
 
@@ -43,7 +43,7 @@ def downloaded(name: str, *, also: tuple[str, ...] = (), key: str = "model.init_
 def _refusal(name: str, error: Exception, key: str) -> CheckpointError:
     kinds = {type(one).__name__ for one in chain(error)}
     why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    page = f"https://huggingface.co/{name}"
+    page = f"{endpoint()}/{name}"
     if "GatedRepoError" in kinds:
         hint = f"accept its terms at {page}, then set HF_TOKEN to a token of yours (hf.co/settings/tokens)"
         return CheckpointError(f"the model `{name}` is gated", why=why, hint=hint)
