@@ -98,7 +98,7 @@ def test_the_doorway_is_free_of_torch() -> None:
 @pytest.mark.parametrize(
     ("module", "owners"),
     [
-        ("rich", {"launcher/console.py"}),
+        ("rich", {"launcher/screen.py"}),
         ("time", {"launcher/clock.py"}),
         ("typer", {"launcher/cli"}),
         ("sqlite3", {"launcher/books/ledger_file.py"}),
@@ -177,7 +177,8 @@ def test_late_imports_are_few_and_each_has_its_reason() -> None:
     """Verbs import what they call when they are called. Elsewhere a late import is slow, or chosen by a word."""
     reasons = {
         "launcher/__main__.py": ("launcher.cli",),  # what a Ctrl-C may interrupt
-        "launcher/console.py": ("rich", "json"),
+        "launcher/console.py": ("json",),
+        "launcher/screen.py": ("rich",),
         "launcher/remote/ssh.py": ("paramiko",),
         "launcher/remote/ssh_login.py": ("fabric", "paramiko"),
         "launcher/remote/pinning.py": ("paramiko",),

@@ -29,7 +29,7 @@ from launcher.remote.transport import Transport
 from trainer.manifest import FILE_NAME, BrokenCheckpoint, FileEntry
 
 Progress = Callable[[str, float], AbstractContextManager[Callable[[float], None]]]
-"""`console.progress`: a bar for the time of a block."""
+"""`screen.progress`: a bar for the time of a block."""
 
 SPARE_BYTES = 64 << 20
 """Room that stays free at home besides the checkpoint: for the log, the ledger and everybody else."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launcher import console
+from launcher import console, screen
 from launcher.cli import completion
 from launcher.cli.options import Json, examples
 from launcher.sizes import size_text
@@ -67,7 +67,7 @@ def sync(
         row = pick_run(ledger, run)
         seconds, max_hours, max_usd = _job_settings(row) if watch else (0.0, None, None)
         policy = Policy(row.delete_remote if delete is None else delete, row.keep_remote)
-        talk = Talk(console.progress, on_pulled, console.say)
+        talk = Talk(screen.progress, on_pulled, console.say)
         what = f"gptops sync {row.run_id}" + (" --watch" if watch else "")
         with watching(
             row,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from launcher import console
+from launcher import console, screen
 from launcher.cli import completion
 from launcher.cli.host_views import (
     HOST_COLUMNS,
@@ -183,7 +183,7 @@ def down(
     ended: list[Ended] = []
     failed: list[GptopsError] = []
     with Ledger(state.ledger, clock) as ledger:
-        talk = Talk(console.progress, lambda pulled: console.say(f"synced `{pulled.name}`"), console.say)
+        talk = Talk(screen.progress, lambda pulled: console.say(f"synced `{pulled.name}`"), console.say)
         downer = Downer(ledger, state, clock, talk, sync_first=sync_first, discard=discard)
         several = _to_end(ledger, host, everything)
         for row in several:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launcher import console
+from launcher import console, screen
 from launcher.cli import completion
 from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode, GptopsError, NotFound, UsageError
@@ -114,7 +114,7 @@ def _carry_out(errand: Errand, ledger: Ledger, choices: Choices, *, detach: bool
     with hold(state.locks / errands.lock_name(errand), f"gptops run {shlex.join(errand.jobs)}", clock):
         # Read under the lock: another gptops may have gone on with it until just now.
         errand = errands.read(ledger.errand(errand.errand_id))
-        with console.Live() as live:
+        with screen.Live() as live:
             talk = Talk(live.progress, lambda pulled: live.say(f"synced `{pulled.name}`"), live.say)
             here = Here(project, jobs, ledger, state, clock, Lines(live.say, clock), talk, choices)
             outside = here.outside(errand, lambda view: live.draw(view.rows, view.line))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from launcher import console
+from launcher import console, screen
 from launcher.cli import completion
 from launcher.cli.options import Json, examples
 from launcher.errors import ExitCode, UsageError
@@ -160,7 +160,7 @@ def upload(
         console.warn(warning)
     transport = transport_to(row, state, clock)
     try:
-        with console.progress(f"uploading to {row.name}", files.total_bytes) as update:
+        with screen.progress(f"uploading to {row.name}", files.total_bytes) as update:
             done = send(transport, project, files, clock, update)
     finally:
         transport.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher import console
+from launcher import console, screen
 from launcher.cli import completion
 from launcher.cli.consent import agree, show_plan
 from launcher.cli.group_renting import up_cluster, up_group
@@ -237,7 +237,7 @@ def _opened(
         plan = Renter(provider, ledger, state, clock, lines).plan(request)
         show_plan(plan, request)
         agree(plan, Renter(provider, ledger, state, clock, lines), request, yes=yes)
-        with console.checklist() as steps:
+        with screen.checklist() as steps:
             guard = guard_for(asked, request, provider, Armer(ledger, state, clock, (steps or lines).note))
             renter = Renter(provider, ledger, state, clock, steps or lines, guard=guard)
             return renter.rent(request, setup, first=plan)

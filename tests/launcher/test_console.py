@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from launcher import console
+from launcher import console, screen
 from launcher.errors import JobsError, Unreachable
 
 
@@ -74,7 +74,7 @@ def test_bytes_pass_through_unchanged(capfdbinary: pytest.CaptureFixture[bytes])
 
 
 def test_progress_is_silent_where_nobody_watches(capfd: pytest.CaptureFixture[str]) -> None:
-    with console.progress("pulling", 100) as update:
+    with screen.progress("pulling", 100) as update:
         update(50)
     assert capfd.readouterr().err == ""
 
@@ -103,8 +103,8 @@ def seen_on_a_terminal(program: str, **environment: str) -> str:
 
 
 BAR = """
-from launcher import console
-with console.progress("pulling `[bold]step_00000500`", 200_000_000) as update:
+from launcher import console, screen
+with screen.progress("pulling `[bold]step_00000500`", 200_000_000) as update:
     update(50_000_000)
     update(150_000_000)
 """

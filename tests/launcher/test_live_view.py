@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import console
+from launcher import screen
 from launcher.books.ledger import InstanceRow, InstanceState
 from launcher.managed.errand import Errand
 from launcher.managed.verdict import Facts, Sight
@@ -70,7 +70,7 @@ def test_its_state_is_in_words(facts: Facts, state: str) -> None:
 
 
 def test_a_line_is_said_once_until_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.Live() as live:
+    with screen.Live() as live:
         for line in ("a", "a", "b"):
             live.draw([("step", line)], line)
         with live.progress("step_00000400", 100) as update:
@@ -80,8 +80,8 @@ def test_a_line_is_said_once_until_it_changes(capsys: pytest.CaptureFixture[str]
 
 
 IN_A_TERMINAL = """
-from launcher import console
-with console.Live() as live:
+from launcher import console, screen
+with screen.Live() as live:
     live.draw([("host", "box\\x1b[2J"), ("step", "1/9")], "")
     live.say("above [bold]it[/]")
     with live.progress("step_00000400", 100) as update:
