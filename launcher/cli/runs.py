@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
-import json
 import os
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher import console
+from launcher import console, screen
 from launcher.cli import completion
 from launcher.cli.options import Json, examples
-from launcher.errors import ExitCode, NotFound, Unreachable
+from launcher.cli.run_views import print_copy, stay, tell_started, tell_stopped, tell_upload
+from launcher.errors import NotFound, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from launcher.books.ledger import InstanceRow, RunRow
+    from launcher.books.ledger import InstanceRow
     from launcher.remote.transport import Transport
-    from launcher.running.attach import Attached
-    from launcher.running.launch_plan import LaunchPlan
-    from launcher.running.log_stream import LogCopy, Sink
-    from launcher.running.status import RunStatus
     from launcher.running.tick import Talk
 
 app = typer.Typer()
@@ -84,9 +79,10 @@ def train(
     from launcher.remote.several import Several, machines
     from launcher.running.attach import Attached
     from launcher.running.going_on import resume_point
-    from launcher.running.launch import Means, launch
+    from launcher.running.launch import launch
     from launcher.running.launch_plan import new_run_id, plan_json, plan_text
     from launcher.running.launch_request import LaunchRequest, plan_of
+    from launcher.running.means import Means
 
     state, clock = state_paths(), SystemClock()
     with Ledger(state.ledger, clock) as ledger:
@@ -108,22 +104,22 @@ def train(
         if dry_run:
             console.emit_json(plan_json(plan)) if as_json else console.emit(plan_text(plan))
             return 0
-        _tell_upload(plan)
+        tell_upload(plan)
         transport: Transport
         there = [reached.get(each.label) or transport_to(each, state, clock) for each in hosts]
         with closing(Several(there)) as several:
             if len(hosts) == 1:
                 [on], [transport] = hosts, several.nodes
-                row = launch(plan, on, Means(transport, ledger, state, clock, console.say, console.progress))
+                row = launch(plan, on, Means(transport, ledger, state, clock, console.say, screen.progress))
             else:
                 means = NodesMeans(several, ledger, state, clock, console.say)
                 row, transport = launch_on_nodes(plan, hosts, means)
             if newest is not None:
                 adopt(newest, plan.local)
-            _tell_started(row, [each.host.name for each in machines(transport)], detach=detach, as_json=as_json)
+            tell_started(row, [each.host.name for each in machines(transport)], detach=detach, as_json=as_json)
             if detach:
                 return 0
-            return _stay(Attached(row, transport, ledger, state, clock, console.say), start=0, as_json=as_json)
+            return stay(Attached(row, transport, ledger, state, clock, console.say), start=0, as_json=as_json)
 
 
 @app.command(
@@ -174,12 +170,12 @@ def logs(
                 console.warn(f"{error.what}; this is the copy at home")
             else:
                 if follow:
-                    return _stay(there, start=start, as_json=as_json)
+                    return stay(there, start=start, as_json=as_json)
         if status is not None and status.job is not None and status.job.waits:
             console.say(f"`{row.run_id}` waits: {status.job.words()}")
         if status is not None and status.phase is Phase.LOST:
             console.warn(ended_before(row, status) + (f": {status.job.words()}" if status.job else ""))
-        _print_copy(row, copy, start, status, as_json=as_json)
+        print_copy(row, copy, start, status, as_json=as_json)
         return 0
 
 
@@ -213,106 +209,10 @@ def stop(
             except KeyboardInterrupt:
                 console.say(f"its host goes on stopping it; look again with `gptops stop {row.run_id}`")
                 raise
-    _tell_stopped(row, status, as_json=as_json)
-
-
-# What they say
+    tell_stopped(row, status, as_json=as_json)
 
 
 def _talk() -> Talk:
     from launcher.running.tick import Talk
 
-    return Talk(console.progress, lambda pulled: console.say(f"synced `{pulled.name}`"), console.say)
-
-
-def _tell_upload(plan: LaunchPlan) -> None:
-    from launcher.running.upload import preview
-
-    for line in preview(plan.code):
-        console.say(line)
-    for warning in plan.code.warnings:
-        console.warn(warning)
-
-
-def _tell_started(row: RunRow, names: Sequence[str], *, detach: bool, as_json: bool) -> None:
-    """Before a byte of the log: from here on the run can be found, whatever becomes of this process."""
-    from launcher.paths import LocalRun
-
-    is_submitted = LocalRun(Path(row.local_root)).batch.exists()
-    if as_json:
-        where = {"host": row.host_name, "hosts": list(names), "local_root": row.local_root}
-        _emit_line({"run_id": row.run_id, **where, "state": "submitted" if is_submitted else row.state.value})
-    elif detach:
-        console.emit(row.run_id)
-    on = ", ".join(f"`{name}`" for name in names)
-    now = f"was given to Slurm on {on}" if is_submitted else f"runs on {on} by itself now"
-    console.say(f"`{row.run_id}` {now}; {_way_back(row)}")
-
-
-def _way_back(row: RunRow) -> str:
-    return f"come back with `gptops logs {row.run_id} -f`, end it with `gptops stop {row.run_id}`"
-
-
-def _stay(run: Attached, *, start: int, as_json: bool) -> int:
-    """Stream until the run has ended. Returns what the shell is told."""
-    from launcher.running.outcome import ending, exit_code_of
-
-    sink = _json_lines() if as_json else _raw
-    try:
-        status = run.follow(sink, start=start)
-    except KeyboardInterrupt:
-        console.say(f"detached; `{run.row.run_id}` goes on: {_way_back(run.row)}")
-        return ExitCode.INTERRUPTED
-    if as_json:
-        _emit_line(_status_json(run.row, status))
-    console.say(ending(run.row, status))
-    return exit_code_of(status)
-
-
-def _raw(_position: int, block: bytes) -> None:
-    console.emit_bytes(block)
-
-
-def _json_lines() -> Sink:
-    """One JSON object a piece of log. A character that was cut in two goes into the later piece."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def emit(position: int, block: bytes) -> None:
-        _emit_line({"offset": position, "bytes": len(block), "text": decoder.decode(block)})
-
-    return emit
-
-
-def _print_copy(row: RunRow, copy: LogCopy, start: int, status: RunStatus | None, *, as_json: bool) -> None:
-    if as_json:
-        text = copy.read(start, copy.size).decode("utf-8", errors="replace")
-        known = {"run_id": row.run_id, "phase": None} if status is None else _status_json(row, status)
-        console.emit_json({**known, "offset": start, "text": text})
-        return
-    while block := copy.read(start, start + (1 << 20)):
-        console.emit_bytes(block)
-        start += len(block)
-
-
-def _tell_stopped(row: RunRow, status: RunStatus, *, as_json: bool) -> None:
-    from launcher.running.outcome import ended_before, ending, never_started
-    from launcher.running.status import Phase
-
-    if status.phase is Phase.ABSENT:
-        raise never_started(row)
-    if as_json:
-        console.emit_json(_status_json(row, status))
-    elif status.has_succeeded or status.was_stopped:
-        console.say(ending(row, status))
-    else:
-        console.say(ended_before(row, status))
-
-
-def _status_json(row: RunRow, status: RunStatus) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"run_id": row.run_id, "host": row.host_name, **asdict(status), "phase": status.phase.value}
-
-
-def _emit_line(value: dict[str, Any]) -> None:
-    console.emit(json.dumps(value))
+    return Talk(screen.progress, lambda pulled: console.say(f"synced `{pulled.name}`"), console.say)

@@ -20,9 +20,11 @@ from launcher.paths import RemoteRun
 from launcher.remote.several import Several
 from launcher.remote.transport import Transport
 from launcher.running.connection import connection_to
-from launcher.running.launch import Means, launch, mark
+from launcher.running.launch import launch
 from launcher.running.launch_plan import LaunchPlan, new_run_id
 from launcher.running.launch_request import LaunchRequest, plan_of
+from launcher.running.means import Means
+from launcher.running.recorded import mark
 from launcher.running.status import Phase, RunStatus, read_status, status_of
 from launcher.running.stop import settled
 from launcher.spec.jobs_file import Jobs, resolve_train

@@ -23,20 +23,10 @@ from launcher.nodes.meeting import Meeting, meet, order_of
 from launcher.paths import StatePaths
 from launcher.remote.several import Several
 from launcher.remote.together import together
-from launcher.running.launch import (
-    Means,
-    clear_up,
-    give_beginning,
-    limit,
-    make_home,
-    mark,
-    prepare,
-    require_open,
-    resolve,
-    run_row,
-    start_there,
-)
+from launcher.running.launch import give_beginning, limit, prepare, start_there
 from launcher.running.launch_plan import LaunchPlan
+from launcher.running.means import Means
+from launcher.running.recorded import clear_up, make_home, mark, require_open, resolve, run_row
 from launcher.running.status import Phase, RunStatus, status_of_nodes
 from launcher.running.stop import end_start
 from launcher.running.upload import Uploaded, upload

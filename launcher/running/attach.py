@@ -20,10 +20,10 @@ from launcher.paths import LocalRun, RemoteRun, StatePaths
 from launcher.remote.several import machines
 from launcher.remote.transport import Transport
 from launcher.running.connection import connection_to
-from launcher.running.launch import mark
 from launcher.running.log_stream import LogCopy, Sink
 from launcher.running.logs import Follower, Notice, pull_log
 from launcher.running.outcome import LINES_SHOWN, never_started, require_no_failure
+from launcher.running.recorded import mark
 from launcher.running.status import Phase, RunStatus, read_status
 from launcher.running.stop import stop_run
 from launcher.since import Since

@@ -9,57 +9,33 @@ host clears them up.
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-
 from launcher.books.audit import audit
 from launcher.books.budget import Limits, hours_left
-from launcher.books.ledger import InstanceRow, InstanceState, Ledger, RunRow, RunState
-from launcher.checkpoints.pull import Progress
+from launcher.books.ledger import InstanceRow, RunRow
 from launcher.checkpoints.restore import bring, restore
-from launcher.clock import Clock
 from launcher.commands import runs as commands
 from launcher.crash import crashpoint
-from launcher.errors import HostUnfit, LocalFault, NotFound, NotVerified, Unreachable
+from launcher.errors import HostUnfit, NotVerified, Unreachable
 from launcher.hosts.deadman import limit_run
 from launcher.hosts.setup import run_setup
 from launcher.lock import hold
-from launcher.paths import LocalRun, RemoteRun, StatePaths
+from launcher.paths import RemoteRun
 from launcher.remote.backoff import Backoff
-from launcher.remote.several import machines
-from launcher.remote.transport import Command, Transport
+from launcher.remote.transport import Command
 from launcher.running.beginning import FOLDER
-from launcher.running.connection import connection_to
 from launcher.running.launch_plan import LaunchPlan
-from launcher.running.status import Phase, RunStatus, read_status, status_of
-from launcher.running.stop import settled
+from launcher.running.means import Means
+from launcher.running.recorded import clear_up, make_home, mark, require_open, resolve, run_row
+from launcher.running.status import Phase, RunStatus, status_of
 from launcher.running.upload import upload
 from launcher.sizes import size_text
 
-_CONFIG = "train.yaml"
 _START_TRIES = 4
 _PREPARE_SECONDS = 300.0
 
 
 class JobRefused(HostUnfit):
     """Its scheduler did not take the job: nothing was started."""
-
-
-@dataclass(frozen=True)
-class Means:
-    """What carrying out needs besides the plan."""
-
-    transport: Transport
-    ledger: Ledger
-    state: StatePaths
-    clock: Clock
-    say: Callable[[str], None]
-    """Told each step, in one line."""
-    progress: Progress
 
 
 def launch(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
@@ -118,112 +94,12 @@ def start_run(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
         return mark(means.ledger, row, status)
 
 
-def require_open(host: InstanceRow, ledger: Ledger) -> None:
-    """`gptops down` holds the same lock: whoever comes after it must not begin on what is gone."""
-    if ledger.instance(host.label).state is not InstanceState.OPEN:
-        raise NotFound(f"`{host.name}` was closed meanwhile", why="`gptops down` ended it", hint="gptops ps")
-
-
-def clear_up(host: InstanceRow, means: Means) -> None:
-    """Find out what became of runs whose `train` was killed: running ones are recorded, the others forgotten.
-
-    Only called under the lock of the host's starts, so none of them is still being prepared.
-    """
-    for row in means.ledger.runs(instance_label=host.label):
-        if row.state is RunState.ENDED:
-            continue
-        with _machines_of(row, means) as there:
-            status = settled(row, read_status(there, RemoteRun(row.run_id)), there)
-            if status.alive and status.job is None:
-                means.say(f"note: `{row.run_id}` is running on `{host.name}` too; both share the machine")
-            if row.state is RunState.PREPARING:
-                resolve(row, status, there, means.ledger)
-            elif status.is_over:
-                mark(means.ledger, row, status)
-
-
-@contextmanager
-def _machines_of(row: RunRow, means: Means) -> Iterator[Transport]:
-    """A connection to every node of a run on several; else the one that there is."""
-    if not means.ledger.nodes(row.run_id):
-        yield means.transport
-        return
-    with closing(connection_to(row, means.ledger, means.state, means.clock)) as several:
-        yield several
-
-
-def resolve(row: RunRow, status: RunStatus, transport: Transport, ledger: Ledger) -> RunRow:
-    """Record what the host says of a run that was being prepared. One that never started is forgotten on both sides."""
-    if status.phase is Phase.ABSENT:
-        for machine in machines(transport):
-            try:
-                machine.run(commands.discard_prepared(RemoteRun(row.run_id)))
-            except Unreachable:
-                if machine is transport:
-                    raise
-        _forget_at_home(row)
-    return mark(ledger, row, status)
-
-
-def mark(ledger: Ledger, row: RunRow, status: RunStatus) -> RunRow:
-    """Bring the ledger up to what the host says."""
-    if status.is_over:
-        return ledger.mark_run(row.run_id, RunState.ENDED, exit_code=status.exit_code)
-    return ledger.mark_run(row.run_id, RunState.RUNNING)
-
-
 def _intended(plan: LaunchPlan, host: InstanceRow, means: Means) -> RunRow:
     row = run_row(plan, host, means.clock)
     means.ledger.add_run(row)
     audit(means.state.audit_log, means.clock, "start", run=plan.run_id, host=host.name)
     make_home(plan)
     return row
-
-
-def run_row(plan: LaunchPlan, host: InstanceRow, clock: Clock) -> RunRow:
-    """The line of the ledger for a run that is about to be made."""
-    return RunRow(
-        run_id=plan.run_id,
-        job=plan.job_name,
-        host_name=host.name,
-        instance_label=host.label,
-        project_root=str(plan.project.root),
-        local_root=str(plan.local.root),
-        created_at=clock.now(),
-        state=RunState.PREPARING,
-        exit_code=None,
-        delete_remote=plan.job.sync.delete_remote,
-        keep_remote=plan.job.sync.keep_remote,
-    )
-
-
-def make_home(plan: LaunchPlan) -> None:
-    """`runs/<run_id>/` with the configuration; git is told to leave `runs/` alone, by a file in it."""
-    root = plan.local.root
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        ignore = root.parent / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", encoding="utf-8")
-        (root / _CONFIG).write_text(plan.train_yaml, encoding="utf-8")
-        if plan.batch is not None:
-            plan.local.batch.write_text(plan.batch, encoding="utf-8")
-    except OSError as error:
-        raise LocalFault(
-            f"cannot write `{root}`",
-            why=error.strerror or str(error),
-            hint=shlex.join(["ls", "-ld", str(plan.project.root)]),
-        ) from error
-
-
-def _forget_at_home(row: RunRow) -> None:
-    """Remove the folder of a run that never started, provided that nothing but our own files is in it."""
-    root = Path(row.local_root)
-    ours = {_CONFIG, LocalRun(root).batch.name}
-    if root.is_dir() and ours.issuperset(there := os.listdir(root)):
-        for name in there:
-            (root / name).unlink()
-        root.rmdir()
 
 
 def prepare(plan: LaunchPlan, means: Means) -> None:

@@ -12,7 +12,7 @@ from launcher.errors import GptopsError
 from launcher.paths import LocalRun, RemoteRun, StatePaths
 from launcher.remote.reach import transport_to
 from launcher.remote.together import each
-from launcher.running.launch import mark
+from launcher.running.recorded import mark
 from launcher.running.status import Phase, RunStatus, status_of
 from launcher.slurm.job import SlurmJob
 

@@ -18,8 +18,9 @@ from launcher.errors import HostUnfit, JobsError, NotFound
 from launcher.paths import REMOTE_UPLOADS, RemoteRun, StatePaths
 from launcher.project import Project
 from launcher.remote.ssh import SshTransport
-from launcher.running.launch import Means, start_run
+from launcher.running.launch import start_run
 from launcher.running.launch_plan import LaunchPlan, new_run_id, plan_json, plan_run, plan_text
+from launcher.running.means import Means
 from launcher.running.snapshot import LocalFile, Snapshot
 from launcher.running.starters import start_of
 from launcher.spec.jobs import JobSpec
