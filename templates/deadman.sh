@@ -282,6 +282,7 @@ enter() {
     put phase "$phase"
 }
 
+# shellcheck disable=SC2154 # read_plan sets what the plan names
 look_around() {
     if somebody_is_here; then
         last_visit=$clock
@@ -333,6 +334,7 @@ await_home() {
 }
 
 # Idle machines wait for their checkpoints until the same last moment. Without any deadline they wait for ever.
+# shellcheck disable=SC2154
 is_final() { [ "$final" -gt 0 ] && [ "$clock" -ge "$final" ]; }
 
 # --- runs and checkpoints ----------------------------------------------------------------------------------------------
@@ -406,6 +408,7 @@ somebody_is_here() {
 }
 
 # When something was last typed into each: this changes, and nothing else is read from it.
+# shellcheck disable=SC2010 # the listing is what is compared
 look_at_terminals() { ls -lnu "$terminals" 2>/dev/null | grep -v ' ptmx$'; }
 
 # --- the end of the bill -----------------------------------------------------------------------------------------------

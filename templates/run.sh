@@ -142,6 +142,7 @@ setting() (
 
 # The environment of the training. Only ever called in a subshell that then becomes a program: run.env may name any
 # variable of this script. Those called GPTOPS_* it cannot.
+# shellcheck disable=SC2034 # they are exported
 load_environment() {
     set -a
     GPTOPS_ROOT=$root
@@ -355,6 +356,7 @@ worker() {
     rank=${RANK:-0}
     number "$rank" || rank=0
     trap : TERM INT # a starter signals the whole group of its worker; this shell stays to tell how the training ended
+    # shellcheck disable=SC2119 # the words it executes are its own
     (exec_training) &
     child=$!
     put "workers/$rank.pgid" "$$"
@@ -374,6 +376,7 @@ note_code_of() {
     [ "$1" -eq 127 ] || code=$1
 }
 
+# shellcheck disable=SC2120
 exec_training() {
     trap - TERM INT
     cd "$root/code" || exit 69

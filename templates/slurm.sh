@@ -8,6 +8,7 @@
 #            (`2 of 7 in debug`)
 #   stop     lets the training save and end (USR2 to job.sbatch), then scancel; a job that waits is cancelled at once
 #   log OFFSET [-f] node=K, since SECONDS node=K: of another node than the first
+# shellcheck shell=sh disable=SC2034,SC2154 # run.sh sets what is not set here, and reads what is not read here
 
 ask_again_seconds=10 # between two questions to the controller while a log is followed: it serves the whole cluster
 
