@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 
 from trainer.models import products
 from trainer.models.products import linear, times_transposed
@@ -70,3 +75,28 @@ def test_autocast_decides_as_it_does_for_torch() -> None:
     assert weight is not None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(x, weight, bias).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's compiler does
+@pytest.mark.parametrize("is_half", [False, True], ids=["fp32", "bf16"])
+def test_a_compiler_traces_the_same_values_and_gradients(is_half: bool) -> None:
+    graphs: list[list[str]] = []
+
+    def seen(graph: torch.fx.GraphModule, _inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return make_boxed_func(graph.forward)
+
+    torch.compiler.reset()
+    compiled = torch.compile(linear, backend=aot_autograd(fw_compiler=seen), fullgraph=True)
+    found, wanted = tensors(has_bias=True), tensors(has_bias=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half):
+        ours, theirs = compiled(*found), linear(*wanted)  # type: ignore[arg-type]
+    torch.testing.assert_close(ours, theirs)
+    for y in (ours, theirs):
+        (y.transpose(1, 2) ** 2).sum().backward()
+    for mine, other in zip(found, wanted, strict=True):
+        assert mine is not None
+        assert other is not None
+        torch.testing.assert_close(mine.grad, other.grad, rtol=2e-2 if is_half else 1e-5, atol=1 if is_half else 1e-4)
+    by_onednn = products.MIN_MULTIPLICATIONS == 1 and not is_half
+    assert [sum("gptops.linear" in target for target in graph) for graph in graphs] == [by_onednn, by_onednn]

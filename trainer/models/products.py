@@ -70,12 +70,29 @@ class _Linear(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    if torch.compiler.is_compiling():
+        traced: Tensor = _traced_product(x, weight_OI, bias_O)
+        return traced
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OI, bias_O, "none", [], "")
     return y
 
 
+@torch.library.custom_op("gptops::linear", mutates_args=(), device_types="cpu")
+def _traced_product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """The same with a shape that a compiler can know; oneDNN's operator tells it none."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OI, bias_O, "none", [], "")
+    return y
+
+
+@_traced_product.register_fake
+def _shape_of_product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight_OI.shape[0])
+
+
 def _is_faster(x: Tensor, weight_OI: Tensor, dtype: torch.dtype) -> bool:
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or dtype not in _BY_ONEDNN:
+    if x.device.type != "cpu" or dtype not in _BY_ONEDNN:
+        return False
+    if torch.compiler.is_compiling() and dtype != torch.float32:  # its own products in bf16 are as fast, in less memory
         return False
     is_alike = x.dtype == weight_OI.dtype or torch.is_autocast_enabled("cpu")
     return is_alike and x.numel() * weight_OI.shape[0] >= MIN_MULTIPLICATIONS
