@@ -24,6 +24,7 @@ MEASUREMENTS = {
     "pull_checkpoint": ("pull_checkpoint",),
     "train_step": ("train_step",),
     "train_step_compiled": ("train_step", "--compile"),
+    "training": ("training",),
     "time_to_loss": ("time_to_loss", "$GPTOPS_BENCH_TEXT"),
     "encode": ("encode",),
     "input_pipeline": ("input_pipeline",),

@@ -24,11 +24,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import turns
+from own_training import train_paced
 from post_training_rows import SIZES, prepare, settings
 from turns import memory_mb
 
@@ -121,40 +121,9 @@ def measured(options: argparse.Namespace) -> None:
     pace = turns.Pace(answers, lambda: memory_mb("VmHWM") - before_mb, processor_time=options.processor_time)
     given = (options.case, options.side, options.size, options.folder, options.precision)
     if options.side.startswith("gptops"):
-        ours(*given, pace)
+        train_paced(options.case, settings(*given), pace)
     else:
         post_training_trl.trained(*given, pace)
-
-
-def ours(case: str, side: str, size: str, folder: Path, precision: str, pace: turns.Pace) -> None:
-    """The engine's own loop over the stage; `pace` ends the process."""
-    from trainer.config import run_config
-    from trainer.console import Console
-    from trainer.loop.distributed import opened_world
-    from trainer.loop.engine import train
-    from trainer.stages import open_stage
-
-    config = run_config(settings(case, side, size, folder, precision), source="bench")
-    Path(config.out_dir).mkdir()
-    with opened_world(config.train) as world:
-        console = Console(False)
-        train(config, Paced(open_stage(case, config, world, console), pace), world, console)
-
-
-class Paced:
-    """A stage whose steps wait for their turn."""
-
-    def __init__(self, stage: Any, pace: turns.Pace) -> None:
-        self._stage, self._pace = stage, pace
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stage, name)
-
-    def batches(self, policy: Any) -> Iterator[Any]:
-        found = self._stage.batches(policy)
-        while True:  # a batch is a step
-            self._pace.edge()
-            yield next(found)
 
 
 if __name__ == "__main__":
