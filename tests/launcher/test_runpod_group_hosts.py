@@ -16,6 +16,7 @@ from tests.doubles.nodes import Nodes, reason_to_skip
 from tests.doubles.rack import Rack
 from tests.doubles.runpod import RunpodDouble
 from tests.launcher.group_desk import Project
+from trainer import manifest
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +65,15 @@ def test_a_cluster_is_opened_as_a_group_and_ended_like_one_of_ones_own(hall: Hal
     down = hall.gptops("down", "duo")
     assert down.exit_code == 0, down.stderr
     assert "`duo` has no machine any more: its private network is deleted" in down.stderr
+    assert hall.nothing_is_left()
+
+
+def test_a_job_on_a_cluster_is_seen_through_from_nothing_to_nothing(hall: Hall) -> None:
+    done = hall.gptops("run", "two", "--yes", "--skip-test")
+    assert done.exit_code == 0, done.stdout + done.stderr
+    assert "2 nodes met at 10.65.0.2:" in done.stderr
+    [run] = (hall.root / "runs").glob("two-*")
+    assert [manifest.verify(path).step for path in manifest.checkpoints(run / "checkpoints")] == [2]
     assert hall.nothing_is_left()
 
 
