@@ -6,6 +6,7 @@ Exact for our networks, GPT-2 and Llama's family; for what is built otherwise as
 from __future__ import annotations
 
 from trainer.config.adapters import LoraConfig
+from trainer.config.hf_policy import attention_widths
 from trainer.config.model import ModelConfig
 
 Layers = dict[str, tuple[int, int]]
@@ -24,8 +25,7 @@ def linear_layers(model: ModelConfig) -> Layers:
         return {"attention.qkv": (D, 3 * D), "attention.proj": (D, D), **gate, "mlp.up": (D, F), "mlp.down": (F, D)}
     if "n_embd" in settings:
         return {"attn.c_attn": (D, 3 * D), "attn.c_proj": (D, D), "mlp.c_fc": (D, F), "mlp.c_proj": (F, D)}
-    head_dim = settings.get("head_dim") or D // model.n_heads
-    wide, narrow = model.n_heads * head_dim, (settings.get("num_key_value_heads") or model.n_heads) * head_dim
+    wide, narrow = attention_widths(settings, D, model.n_heads)
     attention = {"q_proj": (D, wide), "k_proj": (D, narrow), "v_proj": (D, narrow), "o_proj": (wide, D)}
     mlp = {"gate_proj": (D, F), "up_proj": (D, F), "down_proj": (F, D)}
     return {f"self_attn.{name}": shape for name, shape in attention.items()} | {

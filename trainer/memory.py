@@ -11,6 +11,7 @@ from typing import Literal
 
 from trainer.adapted import BYTES_IN_4_BITS, adapter_parameters, inputs_saved, matrix_parameters
 from trainer.config.adapters import LoraConfig
+from trainer.config.hf_policy import attention_widths
 from trainer.config.model import ModelConfig
 from trainer.parameters import hidden_matrices, parameter_parts
 
@@ -166,11 +167,25 @@ def _block_bytes_per_token(model: ModelConfig, width: int) -> int:
 
     `modern` keeps queries and keys once more rotated in fp32 and once more normed.
     """
+    if model.arch == "transformers":
+        return _foreign_block_bytes_per_token(model, width)
     D, inside = model.d_model, model.d_ff * width
     dropout_masks = 2 if model.dropout else 0
     mlp = {"gelu": 2, "relu2": 2, "swiglu": 4}[model.activation] * inside
     rotated = 2 * (4 + 4) * D if model.arch == "modern" else 0
     return D * (2 * 4 + 6 * width + dropout_masks) + mlp + rotated
+
+
+def _foreign_block_bytes_per_token(model: ModelConfig, width: int) -> int:
+    """As transformers writes GPT-2, whose GELU keeps four steps; and Llama's family, taken for all others.
+
+    There each norm keeps its input and its result in fp32, and every product with that a copy in half precision.
+    """
+    D, settings, inside = model.d_model, model.transformers, 4 * model.d_ff * width
+    if "n_embd" in settings:
+        return D * (2 * 4 + 6 * width + (2 if model.dropout else 0)) + inside
+    copies = 5 * width if width < 4 else 0
+    return D * (2 * (4 + 4) + copies) + 2 * width * sum(attention_widths(settings, D, model.n_heads)) + inside
 
 
 def _width(precision: Precision) -> int:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from tests.trainer.foreign import write_folder
 from tests.trainer.live_memory import LiveMemory
@@ -32,6 +33,12 @@ MODEL = ModelConfig(d_model=128, n_layers=4, n_heads=2, max_seq_len=128, vocab_s
 ROWS = 4
 MODERN = MODEL.model_copy(update={"arch": "modern", "activation": "swiglu", "bias": False, "qkv_bias": False})
 XL = ModelConfig(preset="gpt2-xl")
+_ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+LLAMA = LlamaConfig(
+    hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+    max_position_embeddings=128, vocab_size=1000, tie_word_embeddings=True, **_ENDS,
+)  # fmt: skip
+GPT2 = GPT2Config(n_embd=128, n_layer=4, n_head=2, n_positions=128, vocab_size=1000, **_ENDS)
 WHOLE = LoraConfig()
 BIASES_OF_GPT2 = 2 * (3 * 32 + 32 + 4 * 32 + 32)
 
@@ -92,6 +99,20 @@ def test_a_step_holds_what_was_estimated(
     config = run_config({**sections, "train": train}, source="test")
     estimate = memory_of(config, config.train.precision, ranks)  # type: ignore[arg-type]  # never `auto` here
     assert measured(ranks, config.train, kind, accumulation) == pytest.approx(estimate.total, rel=0.125)
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("network", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_a_step_of_transformers_own_networks_holds_what_was_estimated(
+    network: PreTrainedConfig, precision: str, recomputed: bool, tmp_path: Path
+) -> None:
+    AutoModelForCausalLM.from_config(network).save_pretrained(tmp_path)
+    model = ModelConfig(init_from=f"hf:{tmp_path}")
+    train = {"precision": precision, "activation_checkpointing": recomputed, "device": "cpu", "micro_batch_size": ROWS}
+    estimate = memory_estimate(model, ROWS, precision, activation_checkpointing=recomputed)  # type: ignore[arg-type]
+    found = measured(1, TrainConfig.model_validate(train), "adamw", 1, model)
+    assert found == pytest.approx(estimate.total, rel=0.125)
 
 
 @pytest.mark.parametrize(

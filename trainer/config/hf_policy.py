@@ -53,8 +53,7 @@ def parameter_parts_of(settings: Mapping[str, Any], sizes: Mapping[str, int]) ->
             "mlp": L * (2 * D * inside + inside + D),
             "norms": (2 * L + 1) * 2 * D,
         }
-    head_dim = settings.get("head_dim") or D // heads
-    wide, narrow = heads * head_dim, (settings.get("num_key_value_heads") or heads) * head_dim
+    wide, narrow = attention_widths(settings, D, heads)
     biases = (wide + 2 * narrow + D) if settings.get("attention_bias") else 0
     return {
         "token_embedding": sizes["vocab_size"] * D,
@@ -62,6 +61,12 @@ def parameter_parts_of(settings: Mapping[str, Any], sizes: Mapping[str, int]) ->
         "mlp": L * 3 * D * inside_of(settings, D),
         "norms": (2 * L + 1) * D,
     }
+
+
+def attention_widths(settings: Mapping[str, Any], d_model: int, n_heads: int) -> tuple[int, int]:
+    """Of all queries together, and of all keys."""
+    head_dim = settings.get("head_dim") or d_model // n_heads
+    return n_heads * head_dim, (settings.get("num_key_value_heads") or n_heads) * head_dim
 
 
 def positions_of(settings: Mapping[str, Any]) -> int | None:
