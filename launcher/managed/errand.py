@@ -36,6 +36,8 @@ class Crash(Model):
 
     exit_code: int
     step: int | None = None
+    lost: tuple[str, ...] = ()
+    """Machines that were lost with it: that another one goes at the same step is not the training's fault."""
 
 
 class Ending(Model):

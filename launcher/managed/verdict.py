@@ -218,7 +218,7 @@ def _killed(facts: Facts, run: RunStatus) -> Decision:
 def _failed(facts: Facts, run: RunStatus) -> Decision:
     """The training ended with an error of its own."""
     code = run.exit_code if run.exit_code is not None else -1
-    crash = Crash(exit_code=code, step=run.step)
+    crash = Crash(exit_code=code, step=run.step, lost=tuple(run.lost_nodes) if isinstance(run, NodesStatus) else ())
     what = f"the training failed with exit code {code}" + (f" after step {run.step}" if run.step is not None else "")
     if _DISK_FULL.search(facts.said):
         full, hint = "the disk of the machine is full", "raise resources.disk_gib, or lower checkpoint.keep_last"

@@ -19,7 +19,8 @@ from launcher.managed.verdict import (
     given_up,
     verdict,
 )
-from launcher.running.status import Phase, RunStatus
+from launcher.running.status import NodesStatus, Phase, RunStatus
+from trainer.errors import ExitCode as TrainerExitCode
 
 RUNNING = Facts(run=RunStatus(Phase.RUNNING, alive=True, step=7))
 NO_ANSWER = Facts(run=None)
@@ -32,6 +33,14 @@ def ended(code: int, step: int | None = 7, *, stop_requested: bool = False, **mo
     return replace(facts, **more)  # type: ignore[arg-type]
 
 
+def without(name: str, **more: object) -> Facts:
+    """A training on two machines that ended at step 7 because this one was lost."""
+    nodes = tuple((each, "silent" if each == name else "ended") for each in ("box0", "box1"))
+    facts = Facts(run=NodesStatus(Phase.ENDED, exit_code=TrainerExitCode.PEER_LOST, step=7, nodes=nodes))
+    return replace(facts, **more)  # type: ignore[arg-type]
+
+
+LOST_BOX1 = Crash(exit_code=TrainerExitCode.PEER_LOST, step=7, lost=("box1",))
 TABLE = [
     ("a run that goes on is waited for", RUNNING, Action.WAIT, None),
     (
@@ -72,6 +81,10 @@ TABLE = [
     ("another crash at another step too", ended(1, crash=Crash(exit_code=1, step=3)), Action.RESTART, None),
     ("the same crash is not", ended(1, crash=Crash(exit_code=1, step=7)), Action.FAIL, ExitCode.RUN_FAILED),
     ("too many crashes are not", ended(1, restarts=3), Action.FAIL, ExitCode.RUN_FAILED),
+    ("a training that lost a machine begins anew on the rest", without("box1"), Action.AGAIN, None),
+    ("when another is lost at the same step, again", without("box0", crash=LOST_BOX1), Action.AGAIN, None),
+    ("not when it is the same one", without("box1", crash=LOST_BOX1), Action.FAIL, ExitCode.RUN_FAILED),
+    ("nor too often", without("box0", crash=LOST_BOX1, restarts=3), Action.FAIL, ExitCode.RUN_FAILED),
     ("a killed process is started again", ended(137), Action.RESTART, None),
     ("too little memory is not", ended(1, said="CUDA out of memory"), Action.FAIL, ExitCode.RUN_FAILED),
     (
