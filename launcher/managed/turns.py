@@ -34,14 +34,14 @@ def finished(errand: Errand, outside: Outside, decision: Decision, facts: Facts)
 def restarted(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
     """The same run once more, where it crashed."""
     outside.talk.notice(f"{decision.why}; starting it again")
-    attempt = (facts.run.attempt if facts.run else 0) + 1
-    return errand.now(step=Step.TRAIN, attempt=attempt, restarts=errand.restarts + 1, crash=decision.crash)
+    attempt, restarts = (facts.run.attempt if facts.run else 0) + 1, errand.restarts + decision.counts
+    return errand.now(step=Step.TRAIN, attempt=attempt, restarts=restarts, crash=decision.crash)
 
 
 def begun_again(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:
     """A new run on the same machine."""
     outside.talk.notice(f"{decision.why}; beginning anew from what is at home")
-    return errand.now(step=Step.TRAIN, run_id="", restarts=errand.restarts + 1, crash=decision.crash)
+    return errand.now(step=Step.TRAIN, run_id="", restarts=errand.restarts + decision.counts, crash=decision.crash)
 
 
 def moved(errand: Errand, outside: Outside, decision: Decision, facts: Facts) -> Errand:

@@ -125,7 +125,9 @@ class Decision:
     bad_machine: bool = False
     """With MOVE: it was the machine's fault, and it is not taken again."""
     crash: Crash | None = None
-    """With RESTART: what it is for."""
+    """With RESTART and AGAIN: what it is for."""
+    counts: bool = True
+    """With those: it is one of `max_restarts`."""
 
 
 def verdict(facts: Facts) -> Decision:
@@ -193,7 +195,8 @@ def _ended(facts: Facts, run: RunStatus) -> Decision:
     if facts.on_cluster and run.job is not None and run.job.not_requeued and not run.stop_requested:
         crash = Crash(exit_code=STOPPED, step=run.step)
         if facts.crash != crash:  # it gets on, turn by turn: that may be as often as it has to
-            return Decision(Action.RESTART, f"its turn is over, not requeued: {run.job.not_requeued}", crash=crash)
+            why = f"its turn is over, not requeued: {run.job.not_requeued}"
+            return Decision(Action.RESTART, why, crash=crash, counts=False)
     if run.was_stopped or (run.job is not None and run.job.was_cancelled):
         return Decision(Action.FAIL, "it was stopped", Stopped("the run was stopped", why="somebody asked it to"))
     if run.phase is Phase.ABSENT:

@@ -130,6 +130,11 @@ def test_run_leaves_a_cluster_for_no_other_machine(facts: Facts, action: Action)
     assert verdict(replace(facts, on_cluster=True)).action is action
 
 
+def test_a_turn_that_is_over_uses_up_no_restart() -> None:
+    assert not verdict(Facts(run=NOT_REQUEUED, on_cluster=True)).counts
+    assert verdict(Facts(run=GONE, on_cluster=True)).counts
+
+
 HOSTS = {
     "box": HostSpec(host="box"),
     "cluster": HostSpec(host="login", user="me", scheduler="slurm", slurm=SlurmSpec(partition="gpu")),
