@@ -1,8 +1,8 @@
 """Which processes belong to a local host, and how all of them end.
 
-Found anew each time by what they show (sshd by its configuration file, the rest
-by parentage, by a mark in the environment, by its socket), never by a remembered
-pid, which another process may have by now.
+Found anew each time by what they show (sshd by its configuration file or, before
+it has one, by a mark of its own; the rest by parentage, by a mark in the environment,
+by its socket), never by a remembered pid, which another process may have by now.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MARK = "GPTOPS_INSTANCE"
 """In the environment of everything that runs on a local host."""
+LISTENER_MARK = "GPTOPS_SSHD_OF"
+"""In the environment of its sshd, and of the shell that is about to become it."""
 ROUNDS = 50
 """Looks for processes born while their parents were being killed; each waits up to ROUND_SECONDS."""
 ROUND_SECONDS = 0.1
@@ -45,13 +47,13 @@ def end_all(instance_id: str, config: Path, ports: Sequence[int]) -> list[int]:
 
 
 def _belonging(instance_id: str, config: Path, ports: Sequence[int]) -> Iterator[psutil.Process]:
+    others = [each for each in _living() if _is_marked(each, instance_id) or _serves(each, ports)]
+    # Looked for after them: what was no sshd yet is one by now, and its title may cover its mark.
     listener = sshd_process(config)
     if listener is not None:
         yield listener
         yield from _children(listener)
-    for process in _living():
-        if _is_marked(process, instance_id) or _serves(process, ports):
-            yield process
+    yield from others
 
 
 def _living() -> Iterator[psutil.Process]:
@@ -88,7 +90,8 @@ def _is_marked(process: psutil.Process, instance_id: str) -> bool:
     import psutil
 
     try:
-        return process.environ().get(MARK) == instance_id
+        environment = process.environ()
+        return instance_id in (environment.get(MARK), environment.get(LISTENER_MARK))
     except (psutil.Error, OSError):
         return False
 

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from launcher.errors import LocalFault
-from launcher.providers.local_processes import MARK
+from launcher.providers.local_processes import LISTENER_MARK, MARK
 from launcher.remote.keys import make_key_pair
 
 LOOPBACK = "127.0.0.1"
@@ -156,7 +156,8 @@ def start_sshd(sshd: str, folder: Path) -> None:
     # In the background of a shell that ends at once: nobody's child, in nobody's session.
     argv = [sshd, "-D", "-f", str(config_file(folder)), "-E", str(log_file(folder))]
     background = ["/bin/sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh", *argv]
-    subprocess.run(background, start_new_session=True, cwd="/", check=True)
+    environment = {**os.environ, LISTENER_MARK: folder.name}
+    subprocess.run(background, start_new_session=True, cwd="/", check=True, env=environment)
 
 
 def _check(sshd: str, folder: Path) -> None:

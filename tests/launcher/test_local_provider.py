@@ -20,6 +20,7 @@ import pytest
 
 from launcher.errors import LocalFault
 from launcher.paths import StatePaths
+from launcher.providers import local_processes, local_sshd
 from launcher.providers.base import CreateRequest, Status, Wanted
 from launcher.providers.local import LocalProvider
 from launcher.providers.local_processes import sshd_process
@@ -236,3 +237,21 @@ def _as(person: pwd.struct_passwd, place: Path, *words: str) -> subprocess.Compl
         except PermissionError:
             continue
     pytest.skip("no Python here that others may run has our packages")
+
+
+def test_what_has_not_become_its_sshd_yet_is_ended_too(tmp_path: Path) -> None:
+    """A machine may be ended in the moment in which it begins, when its sshd is a shell still."""
+    folder, slow = tmp_path / "gptops.tests.slow", tmp_path / "slow"
+    slow.write_text(f'#!/bin/sh\n[ "$1" = -t ] && exit\nread -r never <{tmp_path}/fifo\n')
+    slow.chmod(0o700)
+    os.mkfifo(tmp_path / "fifo")
+    local_sshd.start_sshd(str(slow), folder)
+    assert local_processes.end_all(folder.name, local_sshd.config_file(folder), []) == []
+    assert [each for each in psutil.process_iter() if str(tmp_path) in " ".join(words_of(each))] == []
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
