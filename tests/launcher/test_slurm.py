@@ -83,7 +83,7 @@ def test_the_machines_behind_the_login_node_are_looked_at_by_a_job_of_their_own(
     assert "MiB/s, round trip " in found["link node0 node1"]["found"]
     assert "gloo, 2 processes" in found["all-reduce, all"]["found"]
     assert "all-reduce" not in found, "the login node is left in peace"
-    assert lab.slurm.jobs() == []
+    wait_until(lambda: lab.slurm.jobs() == [], what="the job that looked at them is over for Slurm, too")
     assert not list((lab.slurm.login.home / "gptops").glob("preflight-*"))
 
 
